@@ -1,0 +1,288 @@
+"""From one scan to its explanations: the one place that handles device, modes, grids and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from radiolucent import io
+from radiolucent.errors import BadInput, InputWarning
+from radiolucent.geometry import coarsen, upsample
+from radiolucent.hooks import Layer, last_layer, look
+from radiolucent.methods import as_dict, at_layer, first_order, from_dict
+from radiolucent.models.preprocessing import Preprocessing
+from radiolucent.protocols import FirstOrder, Method, Target
+from radiolucent.targets import Select
+from radiolucent.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What one method says about one scan, with everything needed to read and repeat it.
+
+    Args:
+        relevance: for each target a Volume (c, *grid) on the scan's own grid; signed, un-normalised.
+        targets: a name for each target.
+        scores: each target's score for the unperturbed scan.
+        method: the method with its hyper-parameters ("auto" layers resolved).
+        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes.
+    """
+
+    relevance: tuple[Volume, ...]
+    targets: tuple[str, ...]
+    scores: tuple[float, ...]
+    method: Method
+    provenance: Mapping[str, Any]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Explanation) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays are not hashable
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write `explanation.json` and one map per target (NIfTI; for 2D a float TIFF beside it), all or nothing."""
+        folder = Path(folder)
+        first = self.relevance[0]
+        with io.new_folder(folder, replace=overwrite) as new:
+            for number, relevance in enumerate(self.relevance):
+                io.write(new / f"target_{number}.nii.gz", relevance)
+                if relevance.data.ndim == 3 and len(relevance.data) == 1:
+                    io.write(new / f"target_{number}.tiff", relevance)
+            values = {
+                "targets": self.targets,
+                "scores": self.scores,
+                "method": as_dict(self.method),
+                "grid": {"shape": first.grid.shape, "affine": first.affine.tolist(), "has_world": first.has_world},
+                "provenance": dict(self.provenance),
+            }
+            io.put(new / "explanation.json", json.dumps(values, indent=1).encode())
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Explanation:
+        """What `save` wrote, equal to what was saved."""
+        folder = Path(folder)
+        try:
+            values = json.loads((folder / "explanation.json").read_bytes())
+            grid, targets = values["grid"], values["targets"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"explanation.json in {folder}", str(error), "Is it a folder that Explanation.save wrote?") from None
+        relevance = []
+        for number in range(len(targets)):
+            with warnings.catch_warnings():  # the affine comes from the JSON, where a NIfTI without a world has none
+                warnings.simplefilter("ignore", InputWarning)
+                data = io.read(folder / f"target_{number}.nii.gz", frame="channels").data
+            relevance.append(Volume(data.reshape(len(data), *grid["shape"]), np.array(grid["affine"]), grid["has_world"]))
+        method = from_dict(values["method"])
+        return cls(tuple(relevance), tuple(targets), tuple(values["scores"]), method, values["provenance"])
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the unperturbed model says about one scan: the start of every explanation, made by `predict`.
+
+    Args:
+        model: the guest, as it was given.
+        scan: the scan on its own grid.
+        image: the scan on the model's grid, preprocessed.
+        output: the model's output for it (batch of one, no graph).
+        layers: the layers that ran, in order.
+        preprocessing: how `image` came from `scan`.
+    """
+
+    model: nn.Module
+    scan: Volume
+    image: Volume
+    output: Any
+    layers: Sequence[Layer]
+    preprocessing: Preprocessing
+
+    @property
+    def x(self) -> Tensor:
+        """The image as the model takes it, (1, c, *grid)."""
+        return _tensor(self.model, self.image)
+
+    def labels(self) -> Volume:
+        """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid."""
+        output = self.output
+        if not isinstance(output, Tensor) or output.ndim != self.image.data.ndim + 1:
+            raise BadInput("a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models.")
+        labels = (output > 0)[:, 0] if output.shape[1] == 1 else output.argmax(1)
+        return self.image.like(labels.cpu().numpy().astype(np.int32)).on(self.scan.grid, nearest=True)
+
+    def explain(
+        self,
+        methods: Sequence[Method],
+        targets: Target,
+        *,
+        classes: Sequence[str] = (),
+        failed: Callable[[Method, BadInput], None] | None = None,
+    ) -> list[Explanation]:
+        """Several methods, several targets; all first-order methods share one forward pass.
+
+        A method that fails raises, or, where `failed` is given, is handed to it with its reason while
+        the others go on.
+        """
+        targets = targets.fix(self.output)
+        scores = tuple(targets(self.output).detach()[:, 0].tolist())
+        auto = _auto(methods, self.layers)
+        methods = [at_layer(m, auto) for m in methods]
+        shared = [m for m in methods if isinstance(m, FirstOrder)]
+        groups: list[list[Method]] = [list(shared)] if shared else []
+        groups += [[m] for m in methods if not isinstance(m, FirstOrder)]
+        done: dict[int, Explanation] = {}
+        common = self._provenance()
+        for group in groups:
+            try:
+                made = self._run(group, targets)
+            except BadInput as error:
+                if len(group) > 1:  # one bad layer must not take the others along
+                    groups.extend([m] for m in group)
+                    continue
+                made = [error]
+            for method, result in zip(group, made, strict=True):
+                if isinstance(result, BadInput):
+                    if failed is None:
+                        raise result
+                    failed(method, result)
+                    continue
+                volumes, cost = result
+                names = targets.names(classes)
+                done[id(method)] = Explanation(volumes, names, scores, method, common | cost)
+        return [done[id(m)] for m in methods if id(m) in done]
+
+    def _run(self, group: list[Method], targets: Target) -> list[tuple[tuple[Volume, ...], dict[str, Any]] | BadInput]:
+        x = self.x
+        start = time.perf_counter()
+        if len(group) > 1 or isinstance(group[0], FirstOrder):
+            maps = first_order(self.model, x, targets, [m for m in group if isinstance(m, FirstOrder)])
+        else:
+            maps = [group[0](self.model, x, targets)]
+        seconds = time.perf_counter() - start
+        cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": _peak_memory(x)}
+        return [self._placed(m, method, cost) for m, method in zip(maps, group, strict=True)]
+
+    def _placed(self, relevance: Tensor, method: Method, cost: dict[str, Any]) -> tuple[tuple[Volume, ...], dict[str, Any]] | BadInput:
+        """(t, 1, c, *cells) on the scan's own grid."""
+        for t, row in enumerate(relevance):
+            if not torch.isfinite(row).all() or not row.any():
+                what = "zero everywhere" if torch.isfinite(row).all() else "NaN or infinite in places"
+                hint = "A CAM is zero where all evidence speaks against the target: HiResCAM keeps its sign." if not row.any() else "Check the weights."
+                return BadInput(f"a relevance map from {method}", f"for target {t} one that is {what}", hint)
+        shape = tuple(self.image.data.shape[1:])
+        fine = upsample(relevance, shape)[:, 0].float().cpu().numpy()
+        volumes = tuple(self.image.like(row).on(self.scan.grid) for row in fine)
+        cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
+        return volumes, cost | {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
+
+    def _provenance(self) -> dict[str, Any]:
+        from radiolucent import __version__
+
+        parameter = next(self.model.parameters(), torch.empty(0))
+        return {
+            "radiolucent": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "device": str(parameter.device),
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "model": type(self.model).__name__,
+            "weights_sha256": weights_hash(self.model),
+            "input_sha256": hashlib.sha256(self.scan.data.tobytes() + self.scan.affine.tobytes()).hexdigest(),
+            "preprocessing": json.loads(json.dumps(self.preprocessing.as_dict())),
+            "notes": list(self.scan.notes),
+        }
+
+
+def predict(model: nn.Module, scan: Volume, preprocessing: Preprocessing | None = None) -> Prediction:
+    """Run the model once on a scan, as it would be used, and note which layers ran."""
+    preprocessing = preprocessing or Preprocessing()
+    image = preprocessing(scan)
+    convolutions = {len(m.kernel_size) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))}
+    axes = image.data.ndim - 1
+    if convolutions == {3} and axes == 2:
+        raise BadInput("a 3D image for this 3D model", f"2 axes of shape {image.grid.shape}", "Give a volume.")
+    try:
+        output, layers = look(model, _tensor(model, image))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        text = str(error).strip().split("\n")[0]
+        raise BadInput(
+            "an image that the model can take",
+            f"shape {(1, *image.data.shape)} (batch, channels, *grid): {type(error).__name__}: {text[:300]}",
+            "Check channels, number of axes and size against the model's training.",
+        ) from error
+    return Prediction(model, scan, image, output, layers, preprocessing)
+
+
+def explain(
+    model: nn.Module,
+    scan: Volume,
+    method: Method,
+    targets: Target,
+    *,
+    preprocessing: Preprocessing | None = None,
+    classes: Sequence[str] = (),
+    output: str | int | None = None,
+) -> Explanation:
+    """Explain one scan with one method: relevance on the scan's own grid, for each of the targets.
+
+    Args:
+        model: any PyTorch model; it is left exactly as it was.
+        scan: the scan (radiolucent.read, or Volume(array, affine)).
+        method: for example GradCAM("layer4") or SmoothGrad().
+        targets: for example Logits(1), Outputs() or Region(1, 2); several cost one forward pass.
+        preprocessing: what the model was trained on; None gives it the scan as it is.
+        classes: names of the classes, for the targets' names.
+        output: key or position of the part to explain, where the model returns a dict, tuple or list.
+
+    Raises:
+        BadInput: says what was expected, what came, and what to do.
+
+    Several methods of one scan share their forward pass through `predict(...).explain([...], targets)`.
+    """
+    chosen = targets if output is None else Select(output, targets)
+    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes)[0]
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and values of the model's state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _auto(methods: Sequence[Method], layers: Sequence[Layer]) -> str:
+    """The layer that "auto" stands for; looked up only where a method asks for it."""
+    asks = any(at_layer(m, "") != m for m in methods)
+    return last_layer(layers) if asks else ""
+
+
+def _tensor(model: nn.Module, image: Volume) -> Tensor:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.from_numpy(np.ascontiguousarray(image.data))[None].to(like.device, like.dtype)
+
+
+def _peak_memory(x: Tensor) -> int:
+    """MiB: the process's peak on the CPU, the allocator's on a GPU."""
+    if x.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(x.device) >> 20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak >> (20 if sys.platform == "darwin" else 10))

@@ -1,0 +1,121 @@
+"""Files in and out. The suffix decides the reader; everything comes out as a Volume.
+
+Whatever is wrong with a file is said here, before any of it is used (docs: bad inputs).
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from radiolucent.errors import BadInput, InputWarning
+from radiolucent.io import arrays, image, nifti
+from radiolucent.io.atomic import new_folder, put
+from radiolucent.volume import Volume
+
+SUFFIXES = (*nifti.SUFFIXES, *arrays.SUFFIXES, *image.SUFFIXES)
+
+
+def suffix(path: Path) -> str:
+    """The file's kind: its last suffix, or the last two for .nii.gz, in lower case."""
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """The file's name without its suffix: a case's name."""
+    return path.name[: len(path.name) - len(suffix(path))]
+
+
+def read(
+    path: str | Path,
+    *,
+    frame: int | Literal["channels"] | None = None,
+    nonfinite: Literal["refuse", "zero"] = "refuse",
+    colour: Literal["refuse", "grey", "channels"] = "refuse",
+) -> Volume:
+    """An image as a float32 Volume on the grid of its file.
+
+    NIfTI (.nii, .nii.gz), FreeSurfer (.mgz, .mgh), arrays (.npy, .npz) and 2D images (PNG, JPEG, TIFF).
+
+    Args:
+        frame: which image of a 4D file or of a stack, from 0; "channels" takes them all as channels.
+        nonfinite: what happens to NaN and infinity: "refuse", or "zero" replaces them and notes how many.
+        colour: what happens to a colour image: "refuse", "grey" (ITU-R 601 luma) or "channels".
+
+    Raises:
+        BadInput: the file is missing, damaged, or holds something else than an image.
+    """
+    path = _existing(Path(path))
+    kind = suffix(path)
+    if kind in nifti.SUFFIXES:
+        volume = nifti.read(path, frame)
+    elif kind in arrays.SUFFIXES:
+        volume = arrays.read(path, frame)
+    else:
+        volume = image.read(path, frame, colour)
+    return _finite(volume, path, nonfinite)
+
+
+def read_labels(path: str | Path) -> Volume:
+    """A label image as an int32 Volume (1, *grid); values that are not whole numbers are refused."""
+    path = _existing(Path(path))
+    kind = suffix(path)
+    reader = nifti.read if kind in nifti.SUFFIXES else arrays.read if kind in arrays.SUFFIXES else None
+    volume = reader(path, None, np.float64) if reader else image.read(path, None, "refuse")
+    data = volume.data
+    broken = np.unique(data[(data != np.round(data)) | ~np.isfinite(data)])[:5]
+    if len(broken) or (len(data) and np.abs(data).max() >= 2**31):
+        raise BadInput(
+            f"whole numbers as labels in {path.name}",
+            f"values such as {', '.join(f'{v:g}' for v in broken) or 'above 2^31'}",
+            "Was it interpolated? Resample labels with nearest neighbour.",
+        )
+    return Volume(data.astype(np.int32), volume.affine, volume.has_world, volume.notes)
+
+
+def write(path: str | Path, volume: Volume) -> Path:
+    """Write a Volume as .nii, .nii.gz (any volume) or .tiff (one channel, 2D), whole or not at all.
+
+    The header is fresh (no text or extension of any input goes into it), qform and sform are equal.
+    """
+    path = Path(path)
+    if suffix(path) in (".nii", ".nii.gz"):
+        return nifti.write(path, volume)
+    if suffix(path) in (".tif", ".tiff"):
+        return image.write(path, volume)
+    raise BadInput("a name that ends in .nii, .nii.gz or .tiff", path.name, "Change the suffix.")
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise BadInput(f"a file at {path}", "nothing there", "Check the path.")
+    if path.is_dir():
+        raise BadInput("an image file", f"the folder {path}", "Name a file in it.")
+    if suffix(path) not in SUFFIXES:
+        raise BadInput(f"a file that ends in one of {', '.join(SUFFIXES)}", path.name, "Convert it, for example with nibabel.")
+    if path.stat().st_size == 0:
+        raise BadInput(f"an image in {path.name}", "an empty file (0 bytes)", "Copy the file again.")
+    return path
+
+
+def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
+    data, notes = volume.data, []
+    bad = int(data.size - np.isfinite(data).sum())
+    if bad and nonfinite == "refuse":
+        raise BadInput(
+            f"finite voxels in {path.name}", f"{bad} voxels that are NaN or infinite", "Mend the file, or replace them by 0: --nonfinite zero."
+        )
+    if bad:
+        data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
+        notes.append(f"{bad} voxels that were NaN or infinite were replaced by 0")
+    if data.min() == data.max():
+        notes.append(f"the image is constant: every voxel is {data.flat[0]:g}")
+    for note in notes:
+        warnings.warn(f"{path.name}: {note}", InputWarning, stacklevel=3)
+    return Volume(data, volume.affine, volume.has_world, (*volume.notes, *notes))
+
+
+__all__ = ["SUFFIXES", "new_folder", "put", "read", "read_labels", "stem", "suffix", "write"]

@@ -1,0 +1,54 @@
+"""Guided backpropagation: the gradient with a changed rule at every ReLU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from radiolucent.errors import BadInput
+from radiolucent.hooks import rewriting
+from radiolucent.methods.gradient import Gradient
+from radiolucent.protocols import Target
+
+
+class _GuidedReLU(torch.autograd.Function):
+    """Forward min(max(0, x), ceiling); backward lets through what is positive on the way up and down."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ceiling: float) -> Tensor:
+        ctx.save_for_backward((x > 0) & (x < ceiling))
+        return x.clamp(0, ceiling)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (active,) = ctx.saved_tensors
+        return gradients[0].clamp(min=0) * active, None
+
+
+@dataclass(frozen=True)
+class GuidedBackprop:
+    """Gradient that keeps only positive signals at every ReLU (Springenberg et al., ICLR workshop 2015).
+
+        r_in = [x > 0] [r_out > 0] r_out   at each ReLU,   R = the result at the input
+
+    Signed, on the input's grid. Crisp, but close to an edge detector: it changes little when the weights are
+    randomised (Adebayo et al., NeurIPS 2018), so take it as a picture, not as evidence. Every
+    form of ReLU is caught (module, function, in place, reused); a network without one is refused.
+    """
+
+    unit = "rectified gradient"
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        with rewriting(lambda x, ceiling: _GuidedReLU.apply(x, ceiling)) as rewrite:
+            relevance = Gradient()(model, x, targets)
+        if not rewrite.count:
+            kinds = {type(m).__name__ for m in model.modules() if "torch.nn.modules.activation" in type(m).__module__}
+            raise BadInput(
+                "a network with ReLU, whose backward rule this method changes",
+                f"none ran (activations: {', '.join(sorted(kinds)) or 'none'})",
+                "The result would be the plain gradient: use Gradient or SmoothGrad.",
+            )
+        return relevance

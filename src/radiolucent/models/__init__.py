@@ -1,0 +1,9 @@
+"""Models: loading what people have, and preparing images for it."""
+
+from __future__ import annotations
+
+from radiolucent.models.card import Card, read_card
+from radiolucent.models.loading import load
+from radiolucent.models.preprocessing import Percentile, Preprocessing, Window, ZScore
+
+__all__ = ["Card", "Percentile", "Preprocessing", "Window", "ZScore", "load", "read_card"]

@@ -1,0 +1,128 @@
+"""From a scan as stored to the tensor that a model was trained on, and no further.
+
+All geometry is one change of grid, so that a map comes back by its inverse: `Volume.on(the scan's grid)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from radiolucent import geometry
+from radiolucent.errors import BadInput
+from radiolucent.geometry import Array, Grid
+from radiolucent.volume import Volume
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """Linear to [0, 1] between two percentiles of the whole scan's voxels, per channel, clipped."""
+
+    low: float = 1.0
+    high: float = 99.0
+
+    def __call__(self, data: Array) -> Array:
+        flat = data.reshape(len(data), -1)
+        low, high = np.percentile(flat, [self.low, self.high], axis=1).reshape(2, -1, *[1] * (data.ndim - 1))
+        return np.clip((data - low) / np.maximum(high - low, 1e-8), 0, 1)
+
+
+@dataclass(frozen=True)
+class ZScore:
+    """Mean 0 and standard deviation 1 over the scan, per channel; `nonzero` takes only voxels above 0."""
+
+    nonzero: bool = False
+
+    def __call__(self, data: Array) -> Array:
+        parts = [c[c > 0] if self.nonzero and (c > 0).any() else c for c in data]
+        return np.stack([(c - p.mean()) / max(float(p.std()), 1e-8) for c, p in zip(data, parts, strict=True)])
+
+
+@dataclass(frozen=True)
+class Window:
+    """Linear to [0, 1] between two fixed values (HU in CT, 0 and 255 in 8-bit images), clipped."""
+
+    low: float
+    high: float
+
+    def __call__(self, data: Array) -> Array:
+        return np.clip((data - self.low) / (self.high - self.low), 0, 1)
+
+
+Intensity = Percentile | ZScore | Window
+_KINDS: dict[str, type[Any]] = {"percentile": Percentile, "zscore": ZScore, "window": Window}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model was trained on. Fields that are None leave the scan as it is.
+
+    Args:
+        orientation: axes as the model expects them, e.g. "RAS".
+        spacing: voxel size in mm.
+        size: the model's grid. fit="centre" crops and pads (with 0, after `intensity`) around the
+            centre; fit="stretch" scales the whole field of view.
+        intensity: how values are scaled, over the whole scan as stored.
+    """
+
+    orientation: str | None = None
+    spacing: tuple[float, ...] | None = None
+    size: tuple[int, ...] | None = None
+    fit: Literal["centre", "stretch"] = "centre"
+    intensity: Intensity | None = None
+
+    def grid(self, scan: Grid) -> Grid:
+        """The model's grid for a scan on the given grid."""
+        wanted = {len(x) for x in (self.spacing, self.size, self.orientation) if x is not None}
+        if wanted - {len(scan.shape)}:
+            raise BadInput(
+                f"an image of {wanted.pop()} axes, as the model was trained on",
+                f"{len(scan.shape)} axes of shape {scan.shape}",
+                "Give a volume to a 3D model and an image to a 2D one.",
+            )
+        grid = scan
+        if self.orientation:
+            grid = geometry.reorient(grid, self.orientation)
+        if self.spacing:
+            grid = geometry.respace(grid, self.spacing)
+        if self.size:
+            grid = geometry.coarsen(grid, self.size) if self.fit == "stretch" else geometry.centre(grid, self.size)
+        return grid
+
+    def __call__(self, scan: Volume) -> Volume:
+        """The scan as the model takes it: float32 (c, *size)."""
+        data = self.intensity(scan.data) if self.intensity else scan.data
+        return scan.like(np.asarray(data, np.float32)).on(self.grid(scan.grid))
+
+    def as_dict(self) -> dict[str, Any]:
+        values = {k: v for k, v in asdict(self).items() if v is not None and k != "intensity"}
+        if self.intensity:
+            kind = next(k for k, c in _KINDS.items() if isinstance(self.intensity, c))
+            values["intensity"] = {"kind": kind, **asdict(self.intensity)}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of `as_dict`; an unknown key is an error that lists the valid ones."""
+        values = dict(values)
+        known = tuple(cls.__dataclass_fields__)
+        unknown = [k for k in values if k not in known]
+        if unknown:
+            raise BadInput(f"preprocessing keys among {', '.join(known)}", f"{unknown}", "Correct the model card.")
+        if "intensity" in values:
+            settings = dict(values["intensity"])
+            kind = settings.pop("kind", None)
+            if kind not in _KINDS:
+                raise BadInput(f"an intensity kind among {', '.join(_KINDS)}", repr(kind), "Correct the model card.")
+            try:
+                values["intensity"] = _KINDS[kind](**settings)
+            except TypeError as error:
+                raise BadInput(f"settings of intensity {kind}", str(error), "Correct the model card.") from None
+        for key in ("spacing", "size"):
+            if values.get(key) is not None:
+                values[key] = tuple(values[key])
+        if values.get("fit", "centre") not in ("centre", "stretch"):
+            raise BadInput('fit "centre" or "stretch"', repr(values["fit"]), "Correct the model card.")
+        return cls(**values)

@@ -1,0 +1,63 @@
+"""What a target and a method are. Both are structural: no base class to inherit from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Target(Protocol):
+    """What is explained: a map from the model's output to one score per target and batch item.
+
+    A target decides for t >= 1 scores at once, which then share one forward pass.
+    """
+
+    def __call__(self, output: Any) -> Tensor:
+        """Scores (t, b), differentiable with respect to `output`."""
+        ...
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        """A name for each of the t scores, in words where the `classes` have them."""
+        ...
+
+    def fix(self, output: Any) -> Self:
+        """The target with everything decided that depends on the unperturbed output (a predicted mask)."""
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """How it is explained. Implementations are frozen dataclasses whose fields are hyper-parameters."""
+
+    @property
+    def unit(self) -> str:
+        """The unit of the relevance, in words, for legends."""
+        ...
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        """Signed, un-normalised relevance (t, b, c, *cells) of x (b, channels, *grid).
+
+        `cells` is the method's own grid over the same field of view as `grid`; c is the number of
+        input channels, or 1 where the method does not tell channels apart.
+        """
+        ...
+
+
+@runtime_checkable
+class FirstOrder(Method, Protocol):
+    """A method that needs no more than a value and its gradient at one place of the network.
+
+    All such methods, at any number of layers, share one forward pass and one backward pass per target.
+    """
+
+    @property
+    def layer(self) -> str:
+        """Dotted name of a module whose output is the place, or "" for the model's input."""
+        ...
+
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Relevance (b, c', *cells) from the value A and dS/dA at `layer`, both (b, c, *cells)."""
+        ...

@@ -1,0 +1,257 @@
+"""Targets: which number of the model's output is explained.
+
+Each gives scores (t, b) for t targets and b batch items. Several targets in one object share one
+forward pass: `Logits(0, 3, 7)` costs one forward and three backward passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from radiolucent.errors import BadInput
+from radiolucent.protocols import Target
+
+
+def _called(index: int, classes: Sequence[str], kind: str) -> str:
+    return classes[index] if 0 <= index < len(classes) else f"{kind} {index}"
+
+
+def _as_tensor(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, dict):
+        came = f"a dict with the keys {', '.join(repr(k) for k in output)}"
+    elif isinstance(output, (list, tuple)):
+        inside = [tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in output]
+        came = f"a {type(output).__name__} of {len(output)}: {inside}"
+    else:
+        came = type(output).__name__
+    raise BadInput("a tensor as the model's output", came, "Name the part to explain: output=KEY or Select(KEY, target).")
+
+
+def _vector(output: Any, indices: tuple[int, ...], target: str) -> Tensor:
+    """output as (b, k), with indices that exist."""
+    output = _as_tensor(output)
+    if output.ndim != 2:
+        raise BadInput(
+            f"an output of shape (batch, values) for {target}",
+            f"shape {tuple(output.shape)}",
+            "For a segmentation model use Region(label, ...).",
+        )
+    _check_range(indices, output.shape[1], target)
+    return output
+
+
+def _check_range(indices: tuple[int, ...], size: int, target: str) -> None:
+    wrong = [i for i in indices if not 0 <= i < size]
+    if wrong:
+        raise BadInput(
+            f"target indices from 0 to {size - 1} for {target}", f"{wrong}", f"The model has {size} outputs; choose among them."
+        )
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Logits:
+    """S_i = f_i(x): the score of class i before any softmax, output (b, classes)."""
+
+    indices: tuple[int, ...]
+
+    def __init__(self, *indices: int) -> None:
+        if not indices:
+            raise BadInput("at least one class", "none", "For example Logits(1) or Logits(0, 1, 2).")
+        object.__setattr__(self, "indices", tuple(int(i) for i in indices))
+
+    def __repr__(self) -> str:
+        return f"Logits({', '.join(map(str, self.indices))})"
+
+    def __call__(self, output: Any) -> Tensor:
+        return _vector(output, self.indices, repr(self))[:, list(self.indices)].T
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return tuple(_called(i, classes, "logit") for i in self.indices)
+
+    def fix(self, output: Any) -> Self:
+        return self
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """S = f_yes(x) - f_no(x): why this class rather than that one."""
+
+    yes: int
+    no: int
+
+    def __call__(self, output: Any) -> Tensor:
+        output = _vector(output, (self.yes, self.no), repr(self))
+        return (output[:, self.yes] - output[:, self.no])[None]
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return (f"{_called(self.yes, classes, 'logit')} rather than {_called(self.no, classes, 'logit')}",)
+
+    def fix(self, output: Any) -> Self:
+        return self
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Outputs:
+    """S_i = f_i(x) of a regression: output (b, values) or (b,). `Outputs()` explains all of them."""
+
+    indices: tuple[int, ...] | None
+
+    def __init__(self, *indices: int) -> None:
+        object.__setattr__(self, "indices", tuple(int(i) for i in indices) or None)
+
+    def __repr__(self) -> str:
+        return f"Outputs({', '.join(map(str, self.indices or ()))})"
+
+    def __call__(self, output: Any) -> Tensor:
+        output = _as_tensor(output)
+        output = output[:, None] if output.ndim == 1 else output
+        output = _vector(output, self.indices or (), repr(self))
+        return output[:, list(self.indices)].T if self.indices else output.T
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return tuple(_called(i, classes, "output") for i in self.indices or range(len(classes)))
+
+    def fix(self, output: Any) -> Self:
+        """`Outputs()` becomes the list of all outputs."""
+        return self if self.indices else type(self)(*range(len(self(output))))
+
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
+class Region:
+    """A segmented class as one number: its logits, gathered over the voxels that the model gives to it.
+
+        S_l = sum_v w_l[v] f_l(x)[v],     output f (b, classes, *grid)
+
+    reduce="sum": w_l[v] = 1 where the unperturbed model predicts l, else 0 (Agg2Exp, eq. 1-2);
+    "mean": the same divided by the number of those voxels;
+    "probability": w_l[v] = softmax(f)_l[v] of the unperturbed model, at every voxel.
+
+    The weights are fixed before the explanation starts (`fix`) and do not move with the perturbed input.
+    `mask` replaces the prediction: an integer label map (b, *grid), or a boolean one whose voxels count
+    for every label. A single-channel output f is read as the two classes (-f, f).
+    """
+
+    labels: tuple[int, ...]
+    mask: Tensor | None
+    reduce: Literal["sum", "mean", "probability"]
+
+    def __init__(
+        self, *labels: int, mask: Tensor | None = None, reduce: Literal["sum", "mean", "probability"] = "sum"
+    ) -> None:
+        if not labels:
+            raise BadInput("at least one label", "none", "For example Region(1) or Region(1, 2).")
+        if reduce not in ("sum", "mean", "probability"):
+            raise BadInput('reduce "sum", "mean" or "probability"', repr(reduce), "Choose one of them.")
+        object.__setattr__(self, "labels", tuple(int(i) for i in labels))
+        object.__setattr__(self, "mask", mask)
+        object.__setattr__(self, "reduce", reduce)
+
+    def __repr__(self) -> str:
+        mask = "" if self.mask is None else f", mask=<{'x'.join(map(str, self.mask.shape))}>"
+        reduce = "" if self.reduce == "sum" else f", reduce={self.reduce!r}"
+        return f"Region({', '.join(map(str, self.labels))}{mask}{reduce})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Region) or (self.labels, self.reduce) != (other.labels, other.reduce):
+            return False
+        if self.mask is None or other.mask is None:
+            return self.mask is other.mask
+        return torch.equal(self.mask, other.mask)
+
+    def __hash__(self) -> int:
+        return hash((self.labels, self.reduce))
+
+    def _logits(self, output: Any) -> Tensor:
+        output = _as_tensor(output)
+        if output.ndim < 4:
+            raise BadInput(
+                f"an output of shape (batch, classes, *grid) for {self!r}",
+                f"shape {tuple(output.shape)}",
+                "For a classifier use Logits(class, ...), for a regression Outputs(index, ...).",
+            )
+        if output.shape[1] == 1:
+            output = torch.cat([-output, output], 1)
+        _check_range(self.labels, output.shape[1], repr(self))
+        return output
+
+    def __call__(self, output: Any) -> Tensor:
+        logits = self._logits(output)
+        if self.mask is None:
+            raise BadInput(
+                "a Region whose voxels are fixed before the explanation starts",
+                f"{self!r}, which has none yet",
+                "Call `targets = targets.fix(model(x))` first; explain() does.",
+            )
+        return torch.stack([(logits[:, l] * self._weight(t, l)).flatten(1).sum(1) for t, l in enumerate(self.labels)])
+
+    def _weight(self, t: int, label: int) -> Tensor:
+        mask = self.mask
+        if mask is None:
+            raise AssertionError("weights are asked for before fix()")
+        if mask.is_floating_point():
+            return mask[:, t]
+        inside = mask if mask.dtype == torch.bool else mask == label
+        if self.reduce == "mean":
+            return inside / inside.flatten(1).sum(1).reshape(-1, *[1] * (inside.ndim - 1))
+        return inside
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return tuple(_called(i, classes, "label") for i in self.labels)
+
+    def fix(self, output: Any) -> Self:
+        """Decide the weights from the unperturbed `output`; a label without a voxel is an error."""
+        logits = self._logits(output).detach()
+        mask = self.mask
+        if mask is None and self.reduce == "probability":
+            mask = logits.softmax(1)[:, list(self.labels)]
+        elif mask is None:
+            mask = logits.argmax(1).to(torch.uint8 if logits.shape[1] < 256 else torch.int32)
+        elif mask.shape[-len(logits.shape[2:]) :] != logits.shape[2:]:
+            raise BadInput(
+                f"a mask on the output's grid {tuple(logits.shape[2:])}", f"shape {tuple(mask.shape)}", "Resample the mask."
+            )
+        fixed = type(self)(*self.labels, mask=mask.to(logits.device), reduce=self.reduce)
+        empty = [l for t, l in enumerate(self.labels) if not fixed._weight(t, l).flatten(1).any(1).all()]
+        if empty:
+            raise BadInput(
+                "at least one voxel in each target region",
+                f"none for label {', '.join(map(str, empty))}",
+                "The model predicts no such voxel here: leave the label out, or give a mask.",
+            )
+        return fixed
+
+
+@dataclass(frozen=True)
+class Select:
+    """A target on one part of an output that is a dict, tuple or list (`key`: its name or position)."""
+
+    key: str | int
+    target: Target
+
+    def _part(self, output: Any) -> Any:
+        try:
+            return output[self.key]
+        except (KeyError, IndexError, TypeError):
+            if isinstance(output, dict):
+                have = f"the keys {list(output)}"
+            elif isinstance(output, (list, tuple)):
+                have = f"positions 0 to {len(output) - 1}"
+            else:
+                have = f"a {type(output).__name__}, which needs no selector"
+            raise BadInput(f"a part {self.key!r} in the model's output", have, "Choose one of those.") from None
+
+    def __call__(self, output: Any) -> Tensor:
+        return self.target(self._part(output))
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return self.target.names(classes)
+
+    def fix(self, output: Any) -> Self:
+        return replace(self, target=self.target.fix(self._part(output)))

@@ -1,0 +1,24 @@
+"""What all tests share: where the real data lies, and one number of threads."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real data, or a skip that says how to get it."""
+    default = REPOSITORY.parent / "shared" / "data"
+    folder = Path(os.environ.get("RADIOLUCENT_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"real data not found at {folder}: set RADIOLUCENT_DATA")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
