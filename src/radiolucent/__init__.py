@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from radiolucent.version import VERSION
+
+__version__ = VERSION
 
 # Public name -> where it lives. Loaded on first use, so that `import radiolucent` costs nothing.
 _PUBLIC = {
@@ -31,19 +33,29 @@ _PUBLIC = {
     "write_report": "report",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 if TYPE_CHECKING:
-    from radiolucent.errors import BadInput, InputWarning
-    from radiolucent.explanation import Explanation, explain, predict
-    from radiolucent.hooks import layers
-    from radiolucent.io import read, write
-    from radiolucent.methods import METHODS
-    from radiolucent.models import Preprocessing, load
-    from radiolucent.parcellation import Parcellation, by_region
-    from radiolucent.report import write_report
-    from radiolucent.targets import Contrast, Logits, Outputs, Region, Select
-    from radiolucent.volume import Volume
+    from radiolucent.errors import BadInput as BadInput
+    from radiolucent.errors import InputWarning as InputWarning
+    from radiolucent.explanation import Explanation as Explanation
+    from radiolucent.explanation import explain as explain
+    from radiolucent.explanation import predict as predict
+    from radiolucent.hooks import layers as layers
+    from radiolucent.io import read as read
+    from radiolucent.io import write as write
+    from radiolucent.methods import METHODS as METHODS
+    from radiolucent.models import Preprocessing as Preprocessing
+    from radiolucent.models import load as load
+    from radiolucent.parcellation import Parcellation as Parcellation
+    from radiolucent.parcellation import by_region as by_region
+    from radiolucent.report import write_report as write_report
+    from radiolucent.targets import Contrast as Contrast
+    from radiolucent.targets import Logits as Logits
+    from radiolucent.targets import Outputs as Outputs
+    from radiolucent.targets import Region as Region
+    from radiolucent.targets import Select as Select
+    from radiolucent.volume import Volume as Volume
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from radiolucent.methods import as_dict, at_layer, first_order, from_dict
 from radiolucent.models.preprocessing import Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Select
+from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
 
@@ -121,7 +122,9 @@ class Prediction:
         """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid."""
         output = self.output
         if not isinstance(output, Tensor) or output.ndim != self.image.data.ndim + 1:
-            raise BadInput("a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models.")
+            raise BadInput(
+                "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."
+            )
         labels = (output > 0)[:, 0] if output.shape[1] == 1 else output.argmax(1)
         return self.image.like(labels.cpu().numpy().astype(np.int32)).on(self.scan.grid, nearest=True)
 
@@ -177,12 +180,18 @@ class Prediction:
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": _peak_memory(x)}
         return [self._placed(m, method, cost) for m, method in zip(maps, group, strict=True)]
 
-    def _placed(self, relevance: Tensor, method: Method, cost: dict[str, Any]) -> tuple[tuple[Volume, ...], dict[str, Any]] | BadInput:
+    def _placed(
+        self, relevance: Tensor, method: Method, cost: dict[str, Any]
+    ) -> tuple[tuple[Volume, ...], dict[str, Any]] | BadInput:
         """(t, 1, c, *cells) on the scan's own grid."""
         for t, row in enumerate(relevance):
             if not torch.isfinite(row).all() or not row.any():
                 what = "zero everywhere" if torch.isfinite(row).all() else "NaN or infinite in places"
-                hint = "A CAM is zero where all evidence speaks against the target: HiResCAM keeps its sign." if not row.any() else "Check the weights."
+                hint = (
+                    "A CAM is zero where all evidence speaks against the target: HiResCAM keeps its sign."
+                    if not row.any()
+                    else "Check the weights."
+                )
                 return BadInput(f"a relevance map from {method}", f"for target {t} one that is {what}", hint)
         shape = tuple(self.image.data.shape[1:])
         fine = upsample(relevance, shape)[:, 0].float().cpu().numpy()
@@ -191,11 +200,9 @@ class Prediction:
         return volumes, cost | {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
 
     def _provenance(self) -> dict[str, Any]:
-        from radiolucent import __version__
-
         parameter = next(self.model.parameters(), torch.empty(0))
         return {
-            "radiolucent": __version__,
+            "radiolucent": VERSION,
             "torch": torch.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),

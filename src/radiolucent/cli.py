@@ -1,0 +1,300 @@
+"""The command line: flags in, the package's functions called, words and an exit code out.
+
+Exit codes: 0 done, 1 wrong usage (nothing was done), 3 some case failed (the others are done).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See through medical-imaging models."
+)
+
+Model = Annotated[str, typer.Option("--model", help="A model folder with a card, a card file, or module:factory.")]
+Weights = Annotated[Path | None, typer.Option(help="Safetensors or a state dict; default: the card's.")]
+Trust = Annotated[bool, typer.Option("--trust-model", help="Allow the card to name code that is run.")]
+Reduce = Literal["sum", "mean", "probability"]
+NonFinite = Literal["refuse", "zero"]
+Colour = Literal["refuse", "grey", "channels"]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+@app.command()
+def explain(
+    images: Annotated[list[Path], typer.Argument(help="Scans: NIfTI, MGZ, NPY, PNG, JPEG or TIFF.")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the results, one subfolder per scan.")],
+    method: Annotated[list[str], typer.Option(help="Method, may be repeated; see `radiolucent methods`.")] = ["grad-cam"],  # noqa: B006
+    target: Annotated[list[str], typer.Option(help="Class name or number, may be repeated; default: what is predicted.")] = [],  # noqa: B006
+    layer: Annotated[str | None, typer.Option(help="Layer for layer-wise methods, or auto; default: the card's.")] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="Setting of a method: samples=10 or smooth-grad.samples=10.")] = [],  # noqa: B006
+    weights: Weights = None,
+    reduce: Annotated[Reduce, typer.Option(help="How a segmentation target adds up its voxels.")] = "sum",
+    parcellation: Annotated[Path | None, typer.Option(help="Label image to add relevance up by.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Names of its labels: TSV, CSV, FreeSurfer table, dataset.json.")] = None,
+    frame: Annotated[str | None, typer.Option(help="Which image of a 4D file, or channels.")] = None,
+    nonfinite: Annotated[NonFinite, typer.Option(help="What happens to NaN and infinite voxels.")] = "refuse",
+    colour: Annotated[Colour, typer.Option(help="What happens to colour images.")] = "refuse",
+    trust_model: Trust = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report."""
+    from radiolucent.case import Plan, explain_case
+    from radiolucent.errors import BadInput
+    from radiolucent.models import load
+
+    network, card = load(model, weights, trust=trust_model)
+    plan = Plan(
+        _methods(method, set_, layer or card.layer), tuple(target), reduce, _frame(frame), nonfinite, colour, parcellation, names
+    )
+    for wanted in target:
+        card.index(wanted)
+    cases = _cases(images, out, overwrite)
+    done: list[dict[str, Any]] = []
+    with _progress(len(cases), as_json) as say:
+        for image, folder in cases:
+            try:
+                summary = explain_case(image, folder, network, card, plan, overwrite=overwrite, say=say)
+                done.append({"status": "done", **summary})
+            except (BadInput, OSError, RuntimeError) as error:
+                done.append({"case": folder.name, "status": "failed", "reason": f"{error}"})
+                say(f"{image.name} failed: {error}")
+    _finish(done, as_json)
+
+
+@app.command()
+def layers(
+    model: Model,
+    image: Annotated[Path | None, typer.Option(help="A scan to run; default: zeros of the card's size.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Without a card: channels and grid of the input, as in 1,96,96,96.")] = None,
+    weights: Weights = None,
+    trust_model: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """List a model's layers with the shapes of their outputs, in the order in which they run."""
+    import numpy as np
+
+    from radiolucent import Volume, io, predict
+    from radiolucent.errors import BadInput
+    from radiolucent.hooks import last_layer
+    from radiolucent.models import load
+
+    network, card = load(model, weights, trust=trust_model)
+    if image is not None:
+        prediction = predict(network, io.read(image), card.preprocessing)
+    elif shape or card.preprocessing.size:
+        size = tuple(int(n) for n in shape.split(",")) if shape else (card.channels, *(card.preprocessing.size or ()))
+        prediction = predict(network, Volume(np.zeros(size, np.float32)))
+    else:
+        raise BadInput("the size of an input", "a card without preprocessing size", "Give --image or --shape 1,96,96,96.")
+    found = prediction.layers
+    auto = last_layer(found).partition("#")[0]
+    if as_json:
+        rows = [{"layer": x.name, "kind": x.kind, "shape": list(x.shape), "runs": x.runs, "spatial": x.is_spatial} for x in found]
+        print(json.dumps({"auto": auto, "layers": rows}, indent=1))
+        return
+    _table(
+        ["layer", "kind", "channels x grid", ""],
+        [
+            [x.name, x.kind, " x ".join(map(str, x.shape)), "auto" if x.name == auto else "" if x.is_spatial else "no grid"]
+            for x in found
+        ],
+    )
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="Show one method whole.")] = None, as_json: Json = False) -> None:
+    """List the methods with their settings, or show one whole."""
+    from dataclasses import MISSING, fields
+
+    from radiolucent.methods import METHODS, describe, from_dict
+
+    def settings(kind: type[Any]) -> dict[str, Any]:
+        values = {}
+        for field in fields(kind):
+            factory = field.default_factory
+            default = factory() if factory is not MISSING else None if field.default is MISSING else field.default
+            values[field.name] = default if isinstance(default, (int, float, str, type(None))) else repr(default)
+        return values
+
+    if name is not None and name not in METHODS:
+        from_dict({"method": name})  # raises, and lists what there is
+    chosen = {name: METHODS[name]} if name else METHODS
+    if as_json:
+        print(json.dumps([{**describe(kind), "settings": settings(kind)} for kind in chosen.values()], indent=1))
+    elif name:
+        text = describe(METHODS[name])
+        shown = ", ".join(f"{k}={v!r}" for k, v in settings(METHODS[name]).items())
+        print(f"{name}: {text['summary']}\n\n{text['equation']}\n\n{text['meaning']}\n\nSettings: {shown or 'none'}")
+    else:
+        rows = [
+            [key, describe(kind)["summary"], ", ".join(f"{k}={v}" for k, v in settings(kind).items())]
+            for key, kind in METHODS.items()
+        ]
+        _table(["method", "what it is", "settings (--set)"], rows)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("radiolucent-demo"), as_json: Json = False
+) -> None:
+    """Segment the hippocampus in a real brain scan and show where the model looked. Needs no network."""
+    from radiolucent.demo import run
+
+    with _progress(1, as_json) as say:
+        summary = run(out, say)
+    _finish([{"status": "done", **summary}], as_json)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from radiolucent import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def _methods(wanted: list[str], settings: list[str], layer: str) -> tuple[Any, ...]:
+    """Method names and key=value settings as methods; a setting that fits none of them is an error."""
+    from dataclasses import fields
+
+    from radiolucent.errors import BadInput
+    from radiolucent.methods import METHODS, at_layer, from_dict
+
+    values: dict[str, dict[str, Any]] = {name: {"method": name} for name in wanted}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        owner, _, name = key.rpartition(".")
+        if not equals or not name:
+            raise BadInput("a setting as name=value or method.name=value", setting, "For example --set samples=10.")
+        takers = [owner] if owner else [m for m in wanted if m in METHODS and name in {f.name for f in fields(METHODS[m])}]
+        if not takers or any(taker not in values for taker in takers):
+            raise BadInput(f"a setting of {', '.join(wanted)}", setting, "See `radiolucent methods` for their settings.")
+        for taker in takers:
+            values[taker][name] = value
+    return tuple(at_layer(from_dict(v), layer) if layer != "auto" else from_dict(v) for v in values.values())
+
+
+def _frame(text: str | None) -> Any:
+    if text is None or text == "channels":
+        return text
+    if text.isdigit():
+        return int(text)
+    raise typer.BadParameter(f"--frame takes a number from 0 or 'channels', not {text!r}")
+
+
+def _cases(images: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Each image with its folder; what would lose or mix up results is refused before any work."""
+    from radiolucent import io
+    from radiolucent.errors import BadInput
+
+    seen: dict[str, Path] = {}
+    for image in images:
+        name = io.stem(image).casefold()
+        if name in seen:
+            raise BadInput("scans whose names differ", f"{seen[name]} and {image}", "Rename one, or explain them into two folders.")
+        seen[name] = image
+        if image.resolve().parent == out.resolve():
+            raise BadInput("an output folder apart from the scans", str(out), "Choose another --out.")
+        if (out / io.stem(image)).exists() and not overwrite:
+            raise BadInput("no results yet", f"the folder {out / io.stem(image)}", "Choose another --out, or pass --overwrite.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".radiolucent-can-write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput("a folder that can be written to", f"{out}: {error}", "Choose another --out.") from None
+    return [(image, out / io.stem(image)) for image in images]
+
+
+@contextmanager
+def _progress(cases: int, quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal, plain lines elsewhere; always on standard error. Warnings become lines."""
+    from rich.console import Console
+
+    from radiolucent.errors import InputWarning
+
+    console = Console(stderr=True, highlight=False)
+
+    def line(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, InputWarning):
+                line(f"note: {message}")
+            else:
+                usual(message, category, *rest, **named)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", InputWarning)
+        if console.is_terminal and not quiet:
+            with console.status(f"{cases} case(s)") as status:
+
+                def both(text: str) -> None:
+                    status.update(text)
+                    line(text)
+
+                yield both
+        else:
+            yield line
+
+
+def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
+    failed = [d for d in done if d["status"] == "failed" or d.get("failed_methods")]
+    if as_json:
+        print(json.dumps({"cases": done}, indent=1))
+    else:
+        for case in done:
+            if case["status"] == "done":
+                scores = ", ".join(f"{name} {score:.5g}" for name, score in case["targets"].items())
+                print(f"{case['case']}: {scores} ({case['seconds']} s)\n  report: {case['report']}")
+            for method, reason in case.get("failed_methods", {}).items():
+                print(f"  {method} failed: {reason}")
+        if len(done) > 1 or failed:
+            print(f"{sum(d['status'] == 'done' for d in done)} of {len(done)} cases done")
+    if failed:
+        raise typer.Exit(3)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for row in rows:
+            print("\t".join(row).rstrip())
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point: errors of usage and of input become one line and exit code 1."""
+    from radiolucent.errors import BadInput
+
+    try:
+        app()
+    except SystemExit as end:
+        sys.exit(1 if end.code == 2 else end.code)  # 2 is the command-line library's own code for wrong usage
+    except BadInput as error:
+        print(f"radiolucent: {error}", file=sys.stderr)
+        sys.exit(1)

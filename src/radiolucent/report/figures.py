@@ -1,0 +1,136 @@
+"""Static pictures, drawn with matplotlib: for paper, for browsers without WebGL2, for a first look."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+
+from radiolucent.geometry import Array
+from radiolucent.report.picture import THRESHOLD, Picture, grey, lookup_table, overlay
+from radiolucent.volume import Volume
+
+# View -> (axis that is cut, axis to the right, axis upwards, mark at the left, right, bottom, top)
+_VIEWS = {
+    "sagittal": (0, 1, 2, "P", "A", "I", "S"),
+    "coronal": (1, 0, 2, "L", "R", "I", "S"),
+    "axial": (2, 0, 1, "L", "R", "P", "A"),
+}
+_OUTLINE = "#ff4fd8"
+
+
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure as an image that a page can carry inside itself."""
+    return "data:image/png;base64," + base64.b64encode(png(figure)).decode()
+
+
+def slices(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None) -> Figure:
+    """Three orthogonal slices through the map's peak (3D), or image and overlay (2D), with the legend."""
+    figure = Figure(figsize=(10.5, 3.9), layout="constrained", facecolor="white")
+    if scan.data.ndim == 3:
+        plain, covered = figure.subplots(1, 2)
+        plain.imshow(grey(scan), cmap="gray", vmin=0, vmax=1)
+        covered.imshow(overlay(grey(scan), drawn.value))
+        if outline is not None and outline.any():
+            covered.contour(outline, [0.5], colors=_OUTLINE, linewidths=0.8)
+        axes = [plain, covered]
+        for axis in axes:
+            axis.set_axis_off()
+    else:
+        axes = list(figure.subplots(1, 3))
+        for axis, view in zip(axes, _VIEWS, strict=True):
+            _cut(axis, view, scan, drawn, drawn.peak, outline)
+    _legend(figure, axes, drawn, unit)
+    return figure
+
+
+def montage(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None, count: int = 12) -> Figure:
+    """Axial slices, evenly spaced over the part of the scan where the map is drawn."""
+    shown = np.flatnonzero((np.abs(drawn.value) >= THRESHOLD).any((0, 1)))
+    low, high = (int(shown[0]), int(shown[-1])) if len(shown) else (0, drawn.value.shape[2] - 1)
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained", facecolor="white")
+    axes = figure.subplots(2, count // 2).ravel()
+    for axis, k in zip(axes, np.linspace(low, high, count).round().astype(int), strict=True):
+        _cut(axis, "axial", scan, drawn, (drawn.peak[0], drawn.peak[1], int(k)), outline, marks=False)
+    _legend(figure, list(axes), drawn, unit)
+    return figure
+
+
+def _cut(
+    axis: Axes,
+    view: str,
+    scan: Volume,
+    drawn: Picture,
+    at: tuple[int, ...],
+    outline: Array | None,
+    marks: bool = True,
+) -> None:
+    cut, across, up, *letters = _VIEWS[view]
+    spacing = scan.grid.spacing
+
+    def plane(data: Array) -> Array:
+        return np.take(data, at[cut], cut).T  # rows upwards, columns across: axes stay in order below `cut`
+
+    axis.imshow(overlay(plane(grey(scan)), plane(drawn.value)), origin="lower", aspect=spacing[up] / spacing[across])
+    if outline is not None and plane(outline).any():
+        axis.contour(plane(outline), [0.5], colors=_OUTLINE, linewidths=0.8)
+    axis.set_axis_off()
+    if scan.has_world:
+        position = scan.affine[cut, :3] @ np.array(at) + scan.affine[cut, 3]
+        title = f"{'xyz'[cut]} = {position:.1f} mm"
+    else:
+        title = f"slice {at[cut]} of axis {cut}"
+    axis.set_title(f"{view}, {title}" if marks and scan.has_world else title, fontsize=9 if marks else 8)
+    if marks and scan.has_world:
+        for letter, x, y in zip(letters, (0.03, 0.97, 0.5, 0.5), (0.5, 0.5, 0.03, 0.97), strict=True):
+            axis.text(
+                x, y, letter, transform=axis.transAxes, ha="center", va="center", fontsize=9, color="white",
+                bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "linewidth": 0},
+            )  # fmt: skip
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], drawn: Picture, unit: str) -> None:
+    low = -1.0 if drawn.signed else 0.0
+    table = lookup_table()
+    colours = ListedColormap(table if drawn.signed else table[127:])
+    bar = figure.colorbar(ScalarMappable(Normalize(low, 1), colours), ax=list(axes), shrink=0.85, pad=0.02)
+    ticks = [t for t in (-1, -THRESHOLD, 0, THRESHOLD, 1) if t >= low]
+    bar.set_ticks(ticks, labels=[f"{t * drawn.scale:+.2g}" if t else "0" for t in ticks], fontsize=8)
+    bar.set_label(f"{unit}\nfull colour: 99th percentile of |R| > 0\nnot drawn below {THRESHOLD:.0%} of it", fontsize=8)
+
+
+def profiles(scan: Volume, relevance: Volume) -> Figure:
+    """How much relevance each slice holds, for and against, along each axis of the display grid."""
+    total = relevance.data.sum(0)
+    figure = Figure(figsize=(10.5, 2.3), layout="constrained", facecolor="white")
+    names = ("x: left to right", "y: back to front", "z: bottom to top") if scan.has_world else ("axis 0", "axis 1", "axis 2")
+    whole = np.abs(total).sum()
+    for d, axis in enumerate(figure.subplots(1, total.ndim)):
+        others = tuple(a for a in range(total.ndim) if a != d)
+        place = np.arange(total.shape[d]) * (scan.affine[d, d] if scan.has_world else 1.0)
+        place = place + (scan.affine[d, 3] if scan.has_world else 0.0)
+        table = lookup_table()
+        axis.fill_between(place, np.maximum(total, 0).sum(others) / whole, step="mid", color=table[215], label="for")
+        if (total < 0).any():
+            axis.fill_between(place, np.minimum(total, 0).sum(others) / whole, step="mid", color=table[40], label="against")
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.set_xlabel(f"{names[d]} ({'mm' if scan.has_world else 'slice'})", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        if d == 0:
+            axis.set_ylabel("share of |relevance|", fontsize=8)
+            axis.legend(fontsize=7, frameon=False)
+    return figure

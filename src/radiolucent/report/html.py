@@ -1,0 +1,208 @@
+"""One self-contained page per case: viewer, pictures, scores, regions, provenance, and what it means."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from radiolucent import io
+from radiolucent.errors import BadInput
+from radiolucent.explanation import Explanation
+from radiolucent.methods import describe
+from radiolucent.parcellation import Parcellation, by_region
+from radiolucent.report import figures
+from radiolucent.report.picture import OPACITY, THRESHOLD, Picture, for_display, grey, lookup_table, picture
+from radiolucent.version import VERSION
+from radiolucent.volume import Volume
+
+MEANING = (
+    "A map shows which voxels the model's score depends on, as the named method measures it. It does not show that "
+    "these voxels are abnormal, that the prediction is right, or that the model would decide otherwise without them. "
+    "Different methods answer different questions; where they disagree, none of them is proof."
+)
+
+
+def write_report(
+    path: str | Path,
+    scan: Volume,
+    explanations: Sequence[Explanation],
+    *,
+    title: str,
+    subtitle: str = "",
+    parcellation: Parcellation | None = None,
+    parcellation_name: str = "parcellation",
+    outlines: Mapping[str, int] | None = None,
+    notes: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the report of one case as a single HTML file that needs no network.
+
+    Args:
+        path: the file to write (appears whole or not at all).
+        scan: the scan on the grid of the explanations.
+        explanations: one or more, of this scan.
+        title: the case's name; `subtitle` goes below it.
+        parcellation: regions to show and to add up over; on any grid, `parcellation_name` says what it is.
+        outlines: target name -> label of the parcellation whose outline is drawn in that target's pictures.
+        notes: remarks to put on top; those of the scan are added.
+        facts: further name -> value lines below the scores.
+    """
+    if not explanations:
+        raise BadInput("at least one explanation", "none", "There is nothing to report.")
+    for explanation in explanations:
+        scan.like(explanation.relevance[0].data[:1])
+    parcellation = parcellation.on(scan.grid) if parcellation else None
+    shown = for_display(scan)
+    labels = for_display(parcellation.labels, nearest=True).data[0] if parcellation else None
+    cards, maps = [], []
+    for explanation in explanations:
+        for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
+            drawn = picture(relevance)
+            label = (outlines or {}).get(target)
+            outline = (labels == label) if labels is not None and label is not None else None
+            cards.append(_card(shown, relevance, drawn, explanation, target, outline))
+            maps.append(_map(shown, drawn, explanation, target))
+    is_3d = scan.data.ndim == 4
+    niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
+    app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
+    page = (
+        _environment()
+        .get_template("case.html")
+        .render(
+            csp=_policy(niivue, app),
+            title=title,
+            subtitle=subtitle,
+            notes=[*notes, *scan.notes],
+            meaning=MEANING,
+            scores=list(dict.fromkeys(pair for e in explanations for pair in zip(e.targets, e.scores, strict=True))),
+            facts=list((facts or {}).items()),
+            cards=cards,
+            methods=[{**describe(e.method), "repr": repr(e.method)} for e in explanations],
+            regions=region_rows(explanations, parcellation) if parcellation else [],
+            has_labels=parcellation is not None,
+            parcellation_name=parcellation_name,
+            has_outline=bool(outlines),
+            orientation=scan.has_world and is_3d,
+            resampled=shown.data[0].size != scan.data[0].size,
+            provenance=_provenance(explanations),
+            version=VERSION,
+            data={
+                "scan": _packed(shown, (grey(shown) * 255).round().astype(np.uint8)),
+                "maps": maps,
+                "labels": _labels(parcellation, shown, labels),
+                "colours": (lookup_table() * 255).round().astype(int).tolist(),
+                "threshold": THRESHOLD,
+                "opacity": OPACITY,
+                "has_world": scan.has_world,
+            },
+            niivue=niivue,
+            app=app,
+        )
+    )
+    return io.put(Path(path), page.encode("utf-8"))
+
+
+def region_rows(explanations: Sequence[Explanation], parcellation: Parcellation) -> list[dict[str, Any]]:
+    """One row per method, target and region."""
+    return [
+        {"method": describe(e.method)["name"], "target": target, **row}
+        for e in explanations
+        for target, relevance in zip(e.targets, e.relevance, strict=True)
+        for row in by_region(relevance, parcellation)
+    ]
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("radiolucent.report")
+    return Environment(
+        loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _policy(*scripts: str) -> str:
+    """Only these scripts, byte for byte, and nothing from anywhere else."""
+    hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts if s]
+    allowed = " ".join(f"'sha256-{h}'" for h in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "connect-src data: blob:; worker-src blob: data:; form-action 'none'; base-uri 'none'"
+    )
+
+
+def _packed(on: Volume, data: np.ndarray[Any, Any]) -> str:
+    content = io.to_nifti(Volume(data[None], on.affine, True))
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+
+
+def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, str]:
+    unit = explanation.method.unit
+    card = {
+        "method": describe(explanation.method)["name"],
+        "target": target,
+        "slices": figures.data_uri(figures.slices(shown, drawn, unit, outline)),
+        "profiles": figures.data_uri(figures.profiles(shown, for_display(relevance))),
+        "montage": "",
+    }
+    if shown.data.ndim == 4:
+        card["montage"] = figures.data_uri(figures.montage(shown, drawn, unit, outline))
+    return card
+
+
+def _map(shown: Volume, drawn: Picture, explanation: Explanation, target: str) -> dict[str, Any]:
+    peak = np.array([*drawn.peak, 0, 0][:3])
+    return {
+        "name": f"{describe(explanation.method)['name']}: {target}",
+        "image": _packed(shown, (drawn.value * 127).round().astype(np.int8)),
+        "scale": f"{drawn.scale:.2g}",
+        "signed": drawn.signed,
+        "unit": explanation.method.unit,
+        "peak": list(drawn.peak),
+        "peak_mm": (shown.affine[:3, :3] @ peak + shown.affine[:3, 3]).tolist(),
+    }
+
+
+def _labels(parcellation: Parcellation | None, shown: Volume, labels: Any) -> dict[str, Any] | None:
+    """The label image, renumbered from 1, and its colours as NiiVue takes them."""
+    if parcellation is None:
+        return None
+    import matplotlib
+
+    values = [v for v in parcellation.values if v != 0]
+    dense = np.searchsorted([0, *values], labels) if min(values, default=0) >= 0 else labels
+    wheel = matplotlib.colormaps["tab20"]
+    rgb = [[0, 0, 0]]
+    for number, value in enumerate(values):
+        own = parcellation.names[value].colour.lstrip("#")
+        rgb.append(
+            [int(own[i : i + 2], 16) for i in (0, 2, 4)] if len(own) == 6 else [int(255 * c) for c in wheel(number % 20)[:3]]
+        )
+    table = {
+        "R": [c[0] for c in rgb],
+        "G": [c[1] for c in rgb],
+        "B": [c[2] for c in rgb],
+        "A": [0] + [255] * len(values),
+        "I": list(range(len(rgb))),
+        "labels": ["background"] + [parcellation.name(v) for v in values],
+    }
+    kind = np.uint8 if len(rgb) < 256 else np.int32
+    return {"image": _packed(shown, dense.astype(kind)), "table": table}
+
+
+def _provenance(explanations: Sequence[Explanation]) -> list[tuple[str, str]]:
+    """What all share once; what differs by method behind the method's name."""
+    own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods")
+    first = explanations[0].provenance
+    rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
+    for e in explanations:
+        values = ", ".join(f"{k} {json.dumps(e.provenance[k])}" for k in own if k in e.provenance)
+        rows.append((describe(e.method)["name"], values))
+    return rows

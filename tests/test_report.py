@@ -1,0 +1,204 @@
+"""The report, opened as a user opens it: from the disk, offline, in a real browser."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from radiolucent import Explanation, Parcellation, Volume, write_report
+from radiolucent.io.tables import Name
+from radiolucent.methods import Gradient, GradCAM
+from radiolucent.report import figures
+from radiolucent.report.picture import picture
+
+HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's folder, made by its command from another folder."""
+    where = tmp_path_factory.mktemp("demo")
+    command = [sys.executable, "-W", "ignore", "-c", "from radiolucent.cli import main; main()", "demo", "--json"]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (case,) = json.loads(done.stdout)["cases"]
+    return where / case["folder"]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+    with sync_api.sync_playwright() as playwright, tempfile.TemporaryDirectory() as profile:
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=chromium, args=FLAGS, viewport={"width": 1120, "height": 900}
+        )
+        context.set_offline(True)
+        yield context
+        context.close()
+
+
+class Page:
+    """A page that is open, with everything that it asked for and complained about."""
+
+    def __init__(self, browser: Any, path: Path, anchor: str = "") -> None:
+        self.page = browser.new_page()
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda r: self.requests.append(r.url))
+        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self.page.on("dialog", lambda d: self.errors.append(f"dialog: {d.message}"))
+        self.page.goto(path.resolve().as_uri() + anchor)
+        end = time.monotonic() + 60
+        while not self.page.evaluate("document.body.dataset.ready || ''"):  # the CSP forbids wait_for_function
+            assert time.monotonic() < end, (self.errors, self.page.inner_text("#status"))
+            time.sleep(0.1)
+
+    def picture(self, selector: str) -> np.ndarray:
+        time.sleep(0.3)
+        content = self.page.locator(selector).screenshot()
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), float)
+
+
+def coloured(image: np.ndarray) -> int:
+    """Pixels that are clearly not grey."""
+    return int((np.ptp(image, axis=2) > 60).sum())
+
+
+@pytest.mark.parametrize(("anchor", "engine", "selector"), [("", "niivue", "#stage"), ("#plain", "canvas", "#slices")])
+def test_the_demo_s_report_draws_offline(demo: Path, browser: Any, anchor: str, engine: str, selector: str) -> None:
+    page = Page(browser, demo / "report.html", anchor)
+    if engine == "niivue" and not page.page.evaluate("!!document.createElement('canvas').getContext('webgl2')"):
+        pytest.skip("this Chromium has no WebGL2, not even in software")
+    assert page.page.evaluate("radiolucent.engine") == engine
+    image = page.picture(selector)
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 200, "the viewer shows next to nothing"
+    drawn = coloured(image)
+    assert drawn > 2000, "no map over the scan"
+    page.page.evaluate("const t = document.getElementById('threshold'); t.value = 95; t.dispatchEvent(new Event('input'))")
+    assert coloured(page.picture(selector)) < 0.7 * drawn, "the threshold does nothing"
+    page.page.evaluate("const t = document.getElementById('threshold'); t.value = 20; t.dispatchEvent(new Event('input'))")
+    page.page.evaluate("const t = document.getElementById('opacity'); t.value = 0; t.dispatchEvent(new Event('input'))")
+    assert coloured(page.picture(selector)) < 0.3 * drawn, "the opacity does nothing"
+    page.page.select_option("#map", "3")
+    assert page.page.evaluate("radiolucent.map") == 3
+    outside = [r for r in page.requests if not r.startswith(("file:", "data:", "blob:"))]
+    assert not outside
+    assert not page.errors
+
+
+def test_the_demo_s_folder_is_whole(demo: Path) -> None:
+    text = (demo / "report.html").read_text("utf-8")
+    assert 1 < len(text) / 2**20 < 8
+    assert not re.findall(r"""(?:src|href)=["']?https?:""", text)
+    summary = json.loads((demo / "summary.json").read_text())
+    assert set(summary["targets"]) == {"anterior hippocampus", "posterior hippocampus"}
+    assert set(summary["maps"]) == {"grad-cam", "integrated-gradients", "smooth-grad"}
+    loaded = Explanation.load(demo / "smooth-grad")
+    assert loaded.targets == ("anterior hippocampus", "posterior hippocampus")
+    rows = (demo / "regions.csv").read_text().splitlines()
+    assert len(rows) == 1 + 3 * 2 * 3
+
+
+def test_the_demo_s_segmentation_is_anatomically_plausible(demo: Path) -> None:
+    """Anterior before posterior, each in one piece, on the right side, of a size that hippocampi have."""
+    from scipy.ndimage import label
+
+    from radiolucent.io import read_labels
+
+    labels = read_labels(demo / "segmentation.nii.gz")
+    centres = {}
+    for value in (1, 2):
+        inside = labels.data[0] == value
+        pieces = np.bincount(label(inside)[0].ravel())[1:]
+        assert pieces.max() > 0.97 * pieces.sum()
+        assert 1000 < inside.sum() < 3500, "mm3"
+        centres[value] = (labels.affine @ np.array([*np.argwhere(inside).mean(0), 1]))[:3]
+    assert centres[1][1] > centres[2][1] + 10
+    assert 20 < centres[1][0] < 35
+    assert -30 < centres[1][2] < centres[2][2] < 0
+
+
+def planted(has_world: bool = True, axes: int = 3) -> tuple[Volume, Explanation]:
+    """Relevance at the patient's right, front and top, against the target at the left."""
+    shape = (20, 24, 16)[:axes]
+    rng = np.random.default_rng(0)
+    scan = Volume(rng.random((1, *shape), dtype=np.float32), np.diag([-2.0, 2, 2, 1]), has_world)  # axis 0 runs to the left
+    relevance = np.zeros((1, *shape), np.float32)
+    relevance[(0, *(slice(2, 6), slice(18, 22), slice(11, 14))[:axes])] = 3.0
+    relevance[(0, *(slice(14, 17), slice(3, 6), slice(2, 4))[:axes])] = -1.5
+    return scan, Explanation((scan.like(relevance),), ("lesion",), (1.25,), Gradient(), {"radiolucent": "test"})
+
+
+def test_pictures_are_the_right_way_round() -> None:
+    scan, explanation = planted()
+    drawn = picture(explanation.relevance[0])
+    from radiolucent.report.picture import for_display
+
+    figure = figures.slices(for_display(scan), drawn, "score")
+    sagittal, coronal, axial = (a for a in figure.axes if a.images)
+    for axis, upper in ((sagittal, "S"), (coronal, "S"), (axial, "A")):
+        pixels = np.asarray(axis.images[0].get_array())
+        row, column = np.argwhere(np.ptp(pixels, axis=2) > 0.2).mean(0)
+        assert axis.images[0].origin == "lower"
+        assert row > pixels.shape[0] / 2, f"{upper} is up"
+        assert column > pixels.shape[1] / 2, "R and A are at the right"
+        assert {t.get_text() for t in axis.texts} == {"L", "R", "P", "A", "I", "S"} - {"A": {"I", "S"}}.get(upper, set()) - (
+            {"L", "R"} if axis is sagittal else {"P", "A"} if axis is coronal else set()
+        )
+
+
+def test_a_file_without_a_world_gets_no_orientation_marks() -> None:
+    scan, explanation = planted(has_world=False)
+    figure = figures.slices(scan, picture(explanation.relevance[0]), "score")
+    assert not [t for axis in figure.axes for t in axis.texts]
+
+
+def test_the_legend_tells_scale_and_sign() -> None:
+    _, explanation = planted()
+    drawn = picture(explanation.relevance[0])
+    assert drawn.signed
+    assert drawn.scale == pytest.approx(3.0)
+    positive = picture(Volume(np.abs(explanation.relevance[0].data)))
+    assert not positive.signed
+
+
+def test_hostile_names_stay_text(tmp_path: Path, browser: Any) -> None:
+    scan, explanation = planted()
+    hostile = Explanation(explanation.relevance, (HOSTILE,), (1.0,), GradCAM(HOSTILE), {"model": HOSTILE})
+    labels = Volume((explanation.relevance[0].data != 0).astype(np.int32), scan.affine)
+    regions = Parcellation(labels, {1: Name(HOSTILE)})
+    path = write_report(
+        tmp_path / "report.html", scan, [hostile], title=HOSTILE, notes=[HOSTILE], parcellation=regions, parcellation_name=HOSTILE
+    )
+    page = Page(browser, path)
+    assert not page.errors
+    assert page.page.inner_text("h1") == HOSTILE
+    assert "owned" not in page.page.title().replace(HOSTILE, "")
+    assert page.page.locator("img[src=x]").count() == 0
+
+
+def test_a_2d_report_draws(tmp_path: Path, browser: Any) -> None:
+    scan, explanation = planted(has_world=False, axes=2)
+    page = Page(browser, write_report(tmp_path / "report.html", scan, [explanation], title="radiograph"))
+    assert page.page.evaluate("radiolucent.engine") == "canvas"
+    assert coloured(page.picture("#slices canvas")) > 200
+    assert not page.errors
