@@ -168,7 +168,8 @@ def test_layers_lists_what_runs(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     shapes = {row["layer"]: row["shape"] for row in answer["layers"]}
     assert shapes["bottleneck"] == [64, 6, 8, 6]
-    assert answer["auto"] == "upsamples.2"
+    assert answer["auto"] == "skip_layers"  # gives on what upsamples.2 gave: the last before the output block
+    assert shapes["skip_layers"] == shapes["upsamples.2"] == [8, 48, 64, 48]
     plain = radiolucent("layers", "--model", MODEL, cwd=tmp_path)
     assert "bottleneck" in plain.stdout
 

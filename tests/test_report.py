@@ -18,15 +18,21 @@ from PIL import Image
 
 from radiolucent import Explanation, Parcellation, Volume, write_report
 from radiolucent.io.tables import Name
-from radiolucent.methods import Gradient, GradCAM
+from radiolucent.methods import GradCAM, Gradient
 from radiolucent.report import figures
 from radiolucent.report.picture import picture
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +117,7 @@ def test_the_demo_s_folder_is_whole(demo: Path) -> None:
     assert not re.findall(r"""(?:src|href)=["']?https?:""", text)
     summary = json.loads((demo / "summary.json").read_text())
     assert set(summary["targets"]) == {"anterior hippocampus", "posterior hippocampus"}
-    assert set(summary["maps"]) == {"grad-cam", "integrated-gradients", "smooth-grad"}
+    assert set(summary["maps"]) == {"hires-cam", "integrated-gradients", "smooth-grad"}
     loaded = Explanation.load(demo / "smooth-grad")
     assert loaded.targets == ("anterior hippocampus", "posterior hippocampus")
     rows = (demo / "regions.csv").read_text().splitlines()

@@ -61,7 +61,7 @@ def explain(
         card.index(wanted)
     cases = _cases(images, out, overwrite)
     done: list[dict[str, Any]] = []
-    with _progress(len(cases), as_json) as say:
+    with _progress(len(cases), as_json) as (say, step):
         for image, folder in cases:
             try:
                 summary = explain_case(image, folder, network, card, plan, overwrite=overwrite, say=say)
@@ -69,6 +69,7 @@ def explain(
             except (BadInput, OSError, RuntimeError) as error:
                 done.append({"case": folder.name, "status": "failed", "reason": f"{error}"})
                 say(f"{image.name} failed: {error}")
+            step()
     _finish(done, as_json)
 
 
@@ -151,7 +152,7 @@ def demo(
     """Segment the hippocampus in a real brain scan and show where the model looked. Needs no network."""
     from radiolucent.demo import run
 
-    with _progress(1, as_json) as say:
+    with _progress(1, as_json) as (say, _):
         summary = run(out, say)
     _finish([{"status": "done", **summary}], as_json)
 
@@ -220,38 +221,28 @@ def _cases(images: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, P
 
 
 @contextmanager
-def _progress(cases: int, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner on a terminal, plain lines elsewhere; always on standard error. Warnings become lines."""
+def _progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines."""
     from rich.console import Console
+    from rich.progress import Progress
 
     from radiolucent.errors import InputWarning
 
     console = Console(stderr=True, highlight=False)
+    bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
+    task = bar.add_task("", total=cases)
 
-    def line(text: str) -> None:
+    def say(text: str) -> None:
+        bar.update(task, description=text[:60])
         console.print(text, markup=False, soft_wrap=True)
 
-    with warnings.catch_warnings():
-        usual = warnings.showwarning
+    def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+        say(f"note: {message}") if issubclass(category, InputWarning) else usual(message, category, *rest, **named)
 
-        def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
-            if issubclass(category, InputWarning):
-                line(f"note: {message}")
-            else:
-                usual(message, category, *rest, **named)
-
-        warnings.showwarning = show
+    with warnings.catch_warnings(), bar:
+        usual, warnings.showwarning = warnings.showwarning, show
         warnings.simplefilter("always", InputWarning)
-        if console.is_terminal and not quiet:
-            with console.status(f"{cases} case(s)") as status:
-
-                def both(text: str) -> None:
-                    status.update(text)
-                    line(text)
-
-                yield both
-        else:
-            yield line
+        yield say, lambda: bar.advance(task)
 
 
 def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
@@ -262,7 +253,7 @@ def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
         for case in done:
             if case["status"] == "done":
                 scores = ", ".join(f"{name} {score:.5g}" for name, score in case["targets"].items())
-                print(f"{case['case']}: {scores} ({case['seconds']} s)\n  report: {case['report']}")
+                print(f"{case['case']}: {scores} ({case['seconds']} s)\n  report: {Path(case['report']).resolve()}")
             for method, reason in case.get("failed_methods", {}).items():
                 print(f"  {method} failed: {reason}")
         if len(done) > 1 or failed:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from radiolucent.case import Plan, explain_case
-from radiolucent.methods import GradCAM, IntegratedGradients, SmoothGrad
+from radiolucent.methods import HiResCAM, IntegratedGradients, SmoothGrad
 from radiolucent.models import load
 
 SCAN = "icbm152-hippocampus.nii.gz"
-METHODS = (GradCAM("upsamples.0"), IntegratedGradients(steps=20), SmoothGrad(samples=10))
+METHODS = (HiResCAM("upsamples.0"), IntegratedGradients(steps=20), SmoothGrad(samples=10))
 
 
 def run(out: Path, say: Callable[[str], None] = print) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def slices(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None
     else:
         axes = list(figure.subplots(1, 3))
         for axis, view in zip(axes, _VIEWS, strict=True):
-            _cut(axis, view, scan, drawn, drawn.peak, outline)
-    _legend(figure, axes, drawn, unit)
+            cut(axis, view, scan, drawn, drawn.peak, outline)
+    legend(figure, axes, drawn, unit)
     return figure
 
 
@@ -64,12 +64,12 @@ def montage(scan: Volume, drawn: Picture, unit: str, outline: Array | None = Non
     figure = Figure(figsize=(10.5, 4.4), layout="constrained", facecolor="white")
     axes = figure.subplots(2, count // 2).ravel()
     for axis, k in zip(axes, np.linspace(low, high, count).round().astype(int), strict=True):
-        _cut(axis, "axial", scan, drawn, (drawn.peak[0], drawn.peak[1], int(k)), outline, marks=False)
-    _legend(figure, list(axes), drawn, unit)
+        cut(axis, "axial", scan, drawn, (drawn.peak[0], drawn.peak[1], int(k)), outline, marks=False)
+    legend(figure, list(axes), drawn, unit)
     return figure
 
 
-def _cut(
+def cut(
     axis: Axes,
     view: str,
     scan: Volume,
@@ -78,21 +78,22 @@ def _cut(
     outline: Array | None,
     marks: bool = True,
 ) -> None:
-    cut, across, up, *letters = _VIEWS[view]
+    """One slice with the map over it, through the voxel `at`, in its right proportions."""
+    cut_axis, across, up, *letters = _VIEWS[view]
     spacing = scan.grid.spacing
 
     def plane(data: Array) -> Array:
-        return np.take(data, at[cut], cut).T  # rows upwards, columns across: axes stay in order below `cut`
+        return np.take(data, at[cut_axis], cut_axis).T  # rows upwards, columns across: axes stay in order
 
     axis.imshow(overlay(plane(grey(scan)), plane(drawn.value)), origin="lower", aspect=spacing[up] / spacing[across])
     if outline is not None and plane(outline).any():
         axis.contour(plane(outline), [0.5], colors=_OUTLINE, linewidths=0.8)
     axis.set_axis_off()
     if scan.has_world:
-        position = scan.affine[cut, :3] @ np.array(at) + scan.affine[cut, 3]
-        title = f"{'xyz'[cut]} = {position:.1f} mm"
+        position = scan.affine[cut_axis, :3] @ np.array(at) + scan.affine[cut_axis, 3]
+        title = f"{'xyz'[cut_axis]} = {position:.1f} mm"
     else:
-        title = f"slice {at[cut]} of axis {cut}"
+        title = f"slice {at[cut_axis]} of axis {cut_axis}"
     axis.set_title(f"{view}, {title}" if marks and scan.has_world else title, fontsize=9 if marks else 8)
     if marks and scan.has_world:
         for letter, x, y in zip(letters, (0.03, 0.97, 0.5, 0.5), (0.5, 0.5, 0.03, 0.97), strict=True):
@@ -102,35 +103,47 @@ def _cut(
             )  # fmt: skip
 
 
-def _legend(figure: Figure, axes: Sequence[Axes], drawn: Picture, unit: str) -> None:
+def legend(figure: Figure, axes: Sequence[Axes], drawn: Picture, unit: str, *, short: bool = False) -> None:
+    """The colour bar with its unit; unless `short`, also how the map was normalised."""
     low = -1.0 if drawn.signed else 0.0
     table = lookup_table()
     colours = ListedColormap(table if drawn.signed else table[127:])
     bar = figure.colorbar(ScalarMappable(Normalize(low, 1), colours), ax=list(axes), shrink=0.85, pad=0.02)
     ticks = [t for t in (-1, -THRESHOLD, 0, THRESHOLD, 1) if t >= low]
     bar.set_ticks(ticks, labels=[f"{t * drawn.scale:+.2g}" if t else "0" for t in ticks], fontsize=8)
-    bar.set_label(f"{unit}\nfull colour: 99th percentile of |R| > 0\nnot drawn below {THRESHOLD:.0%} of it", fontsize=8)
+    scaling = f"\nfull colour: 99th percentile of |R| > 0\nnot drawn below {THRESHOLD:.0%} of it"
+    bar.set_label(unit + ("" if short else scaling), fontsize=8)
 
 
 def profiles(scan: Volume, relevance: Volume) -> Figure:
     """How much relevance each slice holds, for and against, along each axis of the display grid."""
     total = relevance.data.sum(0)
     figure = Figure(figsize=(10.5, 2.3), layout="constrained", facecolor="white")
-    names = ("x: left to right", "y: back to front", "z: bottom to top") if scan.has_world else ("axis 0", "axis 1", "axis 2")
+    places = _places(scan)
     whole = np.abs(total).sum()
+    table = lookup_table()
     for d, axis in enumerate(figure.subplots(1, total.ndim)):
+        name, place = places[d]
         others = tuple(a for a in range(total.ndim) if a != d)
-        place = np.arange(total.shape[d]) * (scan.affine[d, d] if scan.has_world else 1.0)
-        place = place + (scan.affine[d, 3] if scan.has_world else 0.0)
-        table = lookup_table()
         axis.fill_between(place, np.maximum(total, 0).sum(others) / whole, step="mid", color=table[215], label="for")
         if (total < 0).any():
             axis.fill_between(place, np.minimum(total, 0).sum(others) / whole, step="mid", color=table[40], label="against")
         axis.axhline(0, color="black", linewidth=0.6)
-        axis.set_xlabel(f"{names[d]} ({'mm' if scan.has_world else 'slice'})", fontsize=8)
+        axis.set_xlabel(name, fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         if d == 0:
             axis.set_ylabel("share of |relevance|", fontsize=8)
             axis.legend(fontsize=7, frameon=False)
     return figure
+
+
+def _places(scan: Volume) -> list[tuple[str, Array]]:
+    """For each axis its name with the unit, and where its slices lie."""
+    index = [np.arange(n) for n in scan.grid.shape]
+    if len(index) == 2:
+        return list(zip(("row (downwards)", "column (to the right)"), index, strict=True))
+    if not scan.has_world:
+        return [(f"slice of axis {d}", i) for d, i in enumerate(index)]
+    names = ("x, left to right (mm)", "y, back to front (mm)", "z, bottom to top (mm)")
+    return [(name, i * scan.affine[d, d] + scan.affine[d, 3]) for d, (name, i) in enumerate(zip(names, index, strict=True))]
