@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+torch.set_num_threads(1)  # on nets this small, more threads cost ten times the time
+
 
 def convolution(axes: int) -> type[nn.Module]:
     return {2: nn.Conv2d, 3: nn.Conv3d}[axes]
@@ -94,3 +96,127 @@ def image(axes: int, batch: int = 2, size: int = 12, channels: int = 1, seed: in
     """Random images, not cubic, so that swapped axes show."""
     shape = (size, size + 4, size - 2)[:axes]
     return torch.rand(batch, channels, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def segmenter(axes: int, x: Tensor, classes: int = 3) -> Segmenter:
+    """A Segmenter that gives each class some voxels of x, with batch norm statistics of its own."""
+    net = Segmenter(axes, classes).eval()
+    with torch.no_grad():
+        net.norm.running_mean.uniform_(-0.2, 0.2)
+        net.norm.running_var.uniform_(0.5, 2.0)
+        net.norm.bias.uniform_(-0.2, 0.2)
+        net.head.weight.mul_(3)
+        net.head.bias -= net(x).movedim(1, 0).flatten(1).median(1).values
+        assert all((net(x).argmax(1) == c).flatten(1).any(1).all() for c in range(classes))
+    return net
+
+
+class ByHand:
+    """A ConvNet taken apart: the value A after each of its steps, and S as a function of A, without any hook."""
+
+    def __init__(self, net: ConvNet) -> None:
+        self.net = net
+        relu = torch.relu
+        self.steps = {
+            "conv1": net.conv1,
+            "relu1": relu,
+            "pool": net.pool,
+            "conv2": net.conv2,
+            "relu2": relu,
+        }
+
+    def split(self, x: Tensor, place: str, output: int) -> tuple[Tensor, Tensor]:
+        """(A, dS/dA) at the place for each batch item."""
+        names = list(self.steps)
+        with torch.no_grad():
+            for name in names[: names.index(place) + 1]:
+                x = self.steps[name](x)
+        A = x.requires_grad_()
+        x = A.clone()
+        for name in names[names.index(place) + 1 :]:
+            x = self.steps[name](x)
+        S = self.net.head(x.flatten(2).mean(-1))[:, output]
+        return A.detach(), torch.autograd.grad(S.sum(), A)[0]
+
+
+class Bright(nn.Module):
+    """f_0 = sum of relu(x - threshold), f_1 = -f_0: relevant is every voxel above the threshold, and nothing else."""
+
+    def __init__(self, axes: int, channels: int = 1, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.above = convolution(axes)(channels, 1, 1)
+        nn.init.ones_(self.above.weight)
+        nn.init.constant_(self.above.bias, -threshold)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = self.act(self.above(x)).flatten(1).sum(1)
+        return torch.stack([score, -score], 1)
+
+
+class Spy(nn.Module):
+    """The identity times a weight of 1; notes of which of the two a gradient was wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.wanted: list[tuple[bool, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Spy.apply(x, self.weight, self.wanted)
+
+
+class _Spy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, wanted):
+        wanted.append(ctx.needs_input_grad[:2])
+        return x * weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None, None
+
+
+class Breaks(nn.Module):
+    """Raises where = "forward" or "backward", in the explained pass only: a plain look passes."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.where == "forward" and torch.is_grad_enabled():
+            raise RuntimeError("the model broke")
+        return _BreaksBackward.apply(x) if self.where == "backward" else x.clone()
+
+
+class _BreaksBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("the model broke")
+
+
+class Mean(nn.Module):
+    """Global average."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).mean(-1)
+
+
+def classifier(axes: int, outputs: int = 4) -> nn.Sequential:
+    """Batch norm and dropout too, whose train mode shows: layers "0" to "8"."""
+    conv, norm = convolution(axes), {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[axes]
+    pool = {2: nn.MaxPool2d, 3: nn.MaxPool3d}[axes](2)
+    first = [conv(1, 6, 3, padding=1), norm(6), nn.ReLU(inplace=True), nn.Dropout(0.5), pool]
+    return nn.Sequential(*first, conv(6, 8, 3, padding=1), nn.ReLU(), Mean(), nn.Linear(8, outputs))
+
+
+def relative(found: Tensor, truth: Tensor) -> float:
+    """The largest difference, relative to the largest true value (which must not be 0)."""
+    assert found.shape == truth.shape, (found.shape, truth.shape)
+    assert truth.abs().max() > 0
+    return float((found - truth).abs().max() / truth.abs().max())

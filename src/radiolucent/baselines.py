@@ -29,13 +29,13 @@ def blur(x: Tensor) -> Tensor:
     """x through a Gaussian of sigma = 1/8 of each axis, edges repeated: fine structure gone, layout kept."""
     for axis in range(2, x.ndim):
         sigma = max(x.shape[axis] / 8, 1e-3)
-        place = torch.arange(x.shape[axis], device=x.device, dtype=x.dtype)
+        place = torch.arange(x.shape[axis], device=x.device)
         reach = torch.arange(-round(3 * sigma), round(3 * sigma) + 1, device=x.device)
-        weight = torch.exp(-0.5 * (reach.to(x.dtype) / sigma) ** 2)
-        smooth = torch.zeros(x.shape[axis], x.shape[axis], device=x.device, dtype=x.dtype)
-        source = (place.long()[:, None] + reach).clamp(0, x.shape[axis] - 1)
+        weight = torch.exp(-0.5 * (reach.to(torch.promote_types(x.dtype, torch.float32)) / sigma) ** 2)
+        smooth = torch.zeros(x.shape[axis], x.shape[axis], device=x.device, dtype=weight.dtype)
+        source = (place[:, None] + reach).clamp(0, x.shape[axis] - 1)
         smooth.scatter_add_(1, source, (weight / weight.sum()).expand_as(source))
-        x = (x.movedim(axis, -1) @ smooth.T).movedim(-1, axis)
+        x = (x.movedim(axis, -1) @ smooth.to(x.dtype).T).movedim(-1, axis)
     return x
 
 
@@ -60,4 +60,4 @@ def baseline(name: str, x: Tensor) -> Tensor:
 
 def hide(x: Tensor, where: Tensor, reference: Tensor) -> Tensor:
     """x with `reference` in the places that `where` marks: 1 hides all, 0 nothing, between blends."""
-    return x + (reference - x) * where.to(x.dtype)
+    return torch.lerp(x, reference, where.to(x.dtype))

@@ -183,19 +183,20 @@ class Prediction:
     def _placed(
         self, relevance: Tensor, method: Method, cost: dict[str, Any]
     ) -> tuple[tuple[Volume, ...], dict[str, Any]] | BadInput:
-        """(t, 1, c, *cells) on the scan's own grid."""
-        for t, row in enumerate(relevance):
-            if not torch.isfinite(row).all() or not row.any():
-                what = "zero everywhere" if torch.isfinite(row).all() else "NaN or infinite in places"
-                hint = (
-                    "A CAM is zero where all evidence speaks against the target: HiResCAM keeps its sign."
-                    if not row.any()
-                    else "Check the weights."
-                )
-                return BadInput(f"a relevance map from {method}", f"for target {t} one that is {what}", hint)
+        """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
         shape = tuple(self.image.data.shape[1:])
         fine = upsample(relevance, shape)[:, 0].float().cpu().numpy()
         volumes = tuple(self.image.like(row).on(self.scan.grid) for row in fine)
+        for t, volume in enumerate(volumes):
+            finite = bool(relevance[t].isfinite().all()) and bool(np.isfinite(volume.data).all())
+            if finite and volume.data.any():
+                continue
+            zero = "A CAM is zero where all evidence speaks against the target: HiResCAM keeps its sign."
+            return BadInput(
+                f"a relevance map from {method}",
+                f"for target {t} one that is {'zero everywhere on the scan' if finite else 'NaN or infinite in places'}",
+                zero if finite else "Check the weights.",
+            )
         cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
         return volumes, cost | {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
 
@@ -226,7 +227,9 @@ def predict(model: nn.Module, scan: Volume, preprocessing: Preprocessing | None 
         raise BadInput("a 3D image for this 3D model", f"2 axes of shape {image.grid.shape}", "Give a volume.")
     try:
         output, layers = look(model, _tensor(model, image))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except BadInput:
+        raise
+    except Exception as error:  # a guest may raise anything
         text = str(error).strip().split("\n")[0]
         raise BadInput(
             "an image that the model can take",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, Literal, Self
 
 import torch
@@ -23,7 +24,13 @@ def _called(index: int, classes: Sequence[str], kind: str) -> str:
 
 def _as_tensor(output: Any) -> Tensor:
     if isinstance(output, Tensor):
-        return output
+        if output.is_floating_point():
+            return output
+        raise BadInput(
+            "scores as the model's output",
+            f"a tensor of {output.dtype} (labels after an argmax?)",
+            "Let the model return its logits, or choose a perturbation method.",
+        )
     if isinstance(output, dict):
         came = f"a dict with the keys {', '.join(repr(k) for k in output)}"
     elif isinstance(output, (list, tuple)):
@@ -55,6 +62,13 @@ def _check_range(indices: tuple[int, ...], size: int, target: str) -> None:
         )
 
 
+def _whole(numbers: tuple[Any, ...], target: str) -> tuple[int, ...]:
+    try:
+        return tuple(index(n) for n in numbers)
+    except TypeError:
+        raise BadInput(f"whole numbers in {target}", f"{numbers}", "Classes, outputs and labels are counted from 0.") from None
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class Logits:
     """S_i = f_i(x): the score of class i before any softmax, output (b, classes)."""
@@ -64,7 +78,7 @@ class Logits:
     def __init__(self, *indices: int) -> None:
         if not indices:
             raise BadInput("at least one class", "none", "For example Logits(1) or Logits(0, 1, 2).")
-        object.__setattr__(self, "indices", tuple(int(i) for i in indices))
+        object.__setattr__(self, "indices", _whole(indices, "Logits"))
 
     def __repr__(self) -> str:
         return f"Logits({', '.join(map(str, self.indices))})"
@@ -86,6 +100,9 @@ class Contrast:
     yes: int
     no: int
 
+    def __post_init__(self) -> None:
+        _whole((self.yes, self.no), "Contrast")
+
     def __call__(self, output: Any) -> Tensor:
         output = _vector(output, (self.yes, self.no), repr(self))
         return (output[:, self.yes] - output[:, self.no])[None]
@@ -104,7 +121,7 @@ class Outputs:
     indices: tuple[int, ...] | None
 
     def __init__(self, *indices: int) -> None:
-        object.__setattr__(self, "indices", tuple(int(i) for i in indices) or None)
+        object.__setattr__(self, "indices", _whole(indices, "Outputs") or None)
 
     def __repr__(self) -> str:
         return f"Outputs({', '.join(map(str, self.indices or ()))})"
@@ -134,22 +151,23 @@ class Region:
     "probability": w_l[v] = softmax(f)_l[v] of the unperturbed model, at every voxel.
 
     The weights are fixed before the explanation starts (`fix`) and do not move with the perturbed input.
-    `mask` replaces the prediction: an integer label map (b, *grid), or a boolean one whose voxels count
-    for every label. A single-channel output f is read as the two classes (-f, f).
+    `mask` replaces the prediction: an integer label map (b, *grid) or (*grid), or a boolean one whose voxels
+    count for every label. A single-channel output f is read as the two classes (-f, f), with the
+    probabilities 1 - sigmoid(f) and sigmoid(f).
     """
 
     labels: tuple[int, ...]
     mask: Tensor | None
     reduce: Literal["sum", "mean", "probability"]
 
-    def __init__(
-        self, *labels: int, mask: Tensor | None = None, reduce: Literal["sum", "mean", "probability"] = "sum"
-    ) -> None:
+    def __init__(self, *labels: int, mask: Tensor | None = None, reduce: Literal["sum", "mean", "probability"] = "sum") -> None:
         if not labels:
             raise BadInput("at least one label", "none", "For example Region(1) or Region(1, 2).")
         if reduce not in ("sum", "mean", "probability"):
             raise BadInput('reduce "sum", "mean" or "probability"', repr(reduce), "Choose one of them.")
-        object.__setattr__(self, "labels", tuple(int(i) for i in labels))
+        if mask is not None and not isinstance(mask, Tensor):
+            raise BadInput("a tensor as the mask", type(mask).__name__, "Convert it: torch.as_tensor(mask).")
+        object.__setattr__(self, "labels", _whole(labels, "Region"))
         object.__setattr__(self, "mask", mask)
         object.__setattr__(self, "reduce", reduce)
 
@@ -189,17 +207,34 @@ class Region:
                 f"{self!r}, which has none yet",
                 "Call `targets = targets.fix(model(x))` first; explain() does.",
             )
-        return torch.stack([(logits[:, l] * self._weight(t, l)).flatten(1).sum(1) for t, l in enumerate(self.labels)])
+        # A sum over a volume leaves the range of half precision.
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        weights = self._weights(self.mask, logits)
+        return torch.stack([(logits[:, l] * w).flatten(1).sum(1, dtype=dtype) for l, w in zip(self.labels, weights, strict=True)])
 
-    def _weight(self, t: int, label: int) -> Tensor:
-        mask = self.mask
-        if mask is None:
-            raise AssertionError("weights are asked for before fix()")
-        if mask.is_floating_point():
-            return mask[:, t]
-        inside = mask if mask.dtype == torch.bool else mask == label
+    def _weights(self, mask: Tensor, logits: Tensor) -> list[Tensor]:
+        """For each label its weights (b or 1, *grid), after checking that the mask fits the output."""
+        given = mask.is_floating_point()
+        if given != (self.reduce == "probability"):
+            raise BadInput(
+                "a mask of whole numbers or booleans for a sum or a mean, and none for probabilities",
+                f"{mask.dtype} and reduce={self.reduce!r}",
+                "Convert the mask (mask.long() or mask > 0.5), or leave it out.",
+            )
+        shape = (len(self.labels), *logits.shape[2:]) if given else tuple(logits.shape[2:])
+        if tuple(mask.shape) == shape:
+            mask = mask[None]
+        if tuple(mask.shape[1:]) != shape or len(mask) not in (1, len(logits)):
+            raise BadInput(
+                f"a mask on the output's grid: {(len(logits), *shape)} or {shape}",
+                f"shape {tuple(mask.shape)}",
+                "Resample it, or take away its channel axis.",
+            )
+        if given:
+            return list(mask.unbind(1))
+        inside = [mask if mask.dtype == torch.bool else mask == l for l in self.labels]
         if self.reduce == "mean":
-            return inside / inside.flatten(1).sum(1).reshape(-1, *[1] * (inside.ndim - 1))
+            return [w / w.flatten(1).sum(1).reshape(-1, *[1] * (w.ndim - 1)) for w in inside]
         return inside
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -210,22 +245,20 @@ class Region:
         logits = self._logits(output).detach()
         mask = self.mask
         if mask is None and self.reduce == "probability":
-            mask = logits.softmax(1)[:, list(self.labels)]
+            single = output.shape[1] == 1
+            mask = (logits / 2 if single else logits).softmax(1)[:, list(self.labels)]
         elif mask is None:
             mask = logits.argmax(1).to(torch.uint8 if logits.shape[1] < 256 else torch.int32)
-        elif mask.shape[-len(logits.shape[2:]) :] != logits.shape[2:]:
-            raise BadInput(
-                f"a mask on the output's grid {tuple(logits.shape[2:])}", f"shape {tuple(mask.shape)}", "Resample the mask."
-            )
-        fixed = type(self)(*self.labels, mask=mask.to(logits.device), reduce=self.reduce)
-        empty = [l for t, l in enumerate(self.labels) if not fixed._weight(t, l).flatten(1).any(1).all()]
+        mask = mask.to(logits.device)
+        weights = self._weights(mask, logits)
+        empty = [l for l, w in zip(self.labels, weights, strict=True) if not (w > 0).flatten(1).any(1).all()]
         if empty:
             raise BadInput(
                 "at least one voxel in each target region",
                 f"none for label {', '.join(map(str, empty))}",
                 "The model predicts no such voxel here: leave the label out, or give a mask.",
             )
-        return fixed
+        return type(self)(*self.labels, mask=mask, reduce=self.reduce)
 
 
 @dataclass(frozen=True)
@@ -237,6 +270,8 @@ class Select:
 
     def _part(self, output: Any) -> Any:
         try:
+            if isinstance(output, Tensor):  # an index would be a batch item
+                raise TypeError
             return output[self.key]
         except (KeyError, IndexError, TypeError):
             if isinstance(output, dict):

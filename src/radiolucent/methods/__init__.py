@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
+from inspect import cleandoc
 from typing import Any
 
 from radiolucent.errors import BadInput
@@ -45,10 +46,12 @@ def as_dict(method: Method) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any]) -> Method:
     """The method that `as_dict` described; an unknown name or field is an error that lists the valid ones."""
     name = values.get("method")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         close = get_close_matches(str(name), METHODS, n=3)
         raise BadInput(
-            "a method among " + ", ".join(METHODS), repr(name), f"Did you mean {' or '.join(close)}?" if close else "See `radiolucent methods`."
+            "a method among " + ", ".join(METHODS),
+            repr(name),
+            f"Did you mean {' or '.join(close)}?" if close else "See `radiolucent methods`.",
         )
     kind = METHODS[name]
     known = {f.name: f for f in fields(kind)}
@@ -59,23 +62,36 @@ def from_dict(values: Mapping[str, Any]) -> Method:
         if key not in known:
             valid = ", ".join(known) or "none: it has no settings"
             raise BadInput(f"fields of {name} among: {valid}", repr(key), "Correct the field's name.")
-        settings[key] = from_dict(value) if isinstance(value, Mapping) else _typed(name, known[key], value)
+        settings[key] = _typed(name, known[key], value)
     try:
         return kind(**settings)
     except TypeError as error:
         raise BadInput(f"all fields of {name}: {', '.join(known)}", str(error), "Give the missing ones.") from None
 
 
+def describe(method: Method | type[Any]) -> dict[str, str]:
+    """A method's name, one-line summary, equation and meaning, as its docstring gives them."""
+    kind = method if isinstance(method, type) else type(method)
+    paragraphs = cleandoc(kind.__doc__ or "").split("\n\n")
+    equation = [p for p in paragraphs[1:] if p.startswith("    ")]
+    prose = [" ".join(p.split()) for p in paragraphs[1:] if not p.startswith("    ")]
+    return {
+        "name": _NAMES.get(kind, kind.__name__),
+        "summary": " ".join(paragraphs[0].split()),
+        "equation": "\n".join(equation),
+        "meaning": " ".join(prose),
+    }
+
+
 def _typed(name: str, field: Any, value: Any) -> Any:
     """`value` as the field's type; a text (from the command line) is read as a number where one is meant."""
-    kinds = {"int": int, "float": float, "str": str}
-    if field.type == "Method" and isinstance(value, str):
-        return from_dict({"method": value})
-    wanted = kinds.get(field.type)
-    if wanted is None or (isinstance(value, wanted) and not isinstance(value, bool)):
+    if field.type == "Method":
+        return from_dict(value if isinstance(value, Mapping) else {"method": value})
+    wanted: type | None = {"int": int, "float": float, "str": str}.get(field.type)
+    if wanted is None or type(value) is wanted:
         return value
     try:
-        if not (wanted is int and isinstance(value, float)):
+        if not isinstance(value, (bool, Mapping)) and not (wanted is int and isinstance(value, float)):
             return wanted(value)
     except (TypeError, ValueError):
         pass
@@ -97,6 +113,7 @@ __all__ = [
     "Times",
     "as_dict",
     "at_layer",
+    "describe",
     "first_order",
     "from_dict",
 ]

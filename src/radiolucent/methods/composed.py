@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.methods.cam import GradCAM
-from radiolucent.methods.gradient import Gradient
+from radiolucent.methods.gradient import Gradient, check_floating
 from radiolucent.methods.guided import GuidedBackprop
 from radiolucent.protocols import Method, Target
 
@@ -35,8 +35,9 @@ class SmoothGrad:
         return self.of.unit
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        if self.samples < 1 or self.noise < 0:
+        if self.samples < 1 or not self.noise >= 0:
             raise BadInput("samples >= 1 and noise >= 0", f"{self.samples} and {self.noise}", "25 and 0.1 are usual.")
+        check_floating(x)
         generator = torch.Generator().manual_seed(self.seed)
         spread = x.flatten(1).amax(1) - x.flatten(1).amin(1)
         sigma = self.noise * spread.reshape(-1, *[1] * (x.ndim - 1))

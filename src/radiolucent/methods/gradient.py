@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,33 +59,67 @@ def first_order(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
 
     The graph starts at the shallowest layer that is asked for and holds no parameter gradients.
     """
+    if not methods:
+        return []
+    x = plain(x)
     if "auto" in {m.layer for m in methods}:
         auto = last_layer(layers(model, x))
         methods = [at_layer(m, auto) for m in methods]
     names = list(dict.fromkeys(m.layer for m in methods))
-    with evaluating(model):
-        with tap(model, names) as taps:
-            scores = targets(model(taps.input(x) if INPUT in names else x))
-        places = {name: taps[name] for name in names}
+    if INPUT in names:
+        check_floating(x)
+    with evaluating(model), tap(model, names) as taps:
+        scores = targets(model(taps.input(x)))
+        places = taps.outputs()
         for name, place in places.items():
-            _check_spatial(name, place)
-        _check_differentiable(scores)
+            _check_spatial(name, place, x)
+        _check_scores(scores, len(x))
         maps: list[list[Tensor]] = [[] for _ in methods]
         for t in range(len(scores)):
-            more = t + 1 < len(scores)
-            # Batch items do not mix in eval mode, so the gradient of their sum is each one's own.
-            found = torch.autograd.grad(scores[t].sum(), list(places.values()), retain_graph=more, allow_unused=True)
-            gradients = dict(zip(names, found, strict=True))
+            gradients = _gradients(scores[t], places, retain_graph=t + 1 < len(scores))
             for method, rows in zip(methods, maps, strict=True):
-                gradient = gradients[method.layer]
-                if gradient is None:
-                    raise BadInput(
-                        f"a layer that the target depends on, not {method.layer!r}",
-                        "no path from it to the score",
-                        "Choose a layer on the way to this output.",
-                    )
-                rows.append(method.combine(places[method.layer].detach(), gradient))
+                rows.append(method.combine(_wide(places[method.layer].detach()), gradients[method.layer]))
     return [torch.stack(rows) for rows in maps]
+
+
+def _gradients(score: Tensor, places: Mapping[str, Tensor], retain_graph: bool) -> dict[str, Tensor]:
+    """dS/dA at each place, in float32 at least. Batch items do not mix in eval mode, so each has its own."""
+    half = torch.float16 in {score.dtype, *(place.dtype for place in places.values())}
+    # Gradients of a volume's voxels are below the range of float16: they travel enlarged, unless that is too much.
+    for scale in (1024.0, 1.0) if half else (1.0,):
+        found = torch.autograd.grad(
+            score, list(places.values()), torch.full_like(score, scale), retain_graph=retain_graph or scale != 1, allow_unused=True
+        )
+        gradients = {}
+        for name, gradient in zip(places, found, strict=True):
+            if gradient is None:
+                raise BadInput(
+                    f"a layer that the target depends on, not {name!r}",
+                    "no path from it to the score",
+                    "Choose a layer on the way to this output.",
+                )
+            gradients[name] = _wide(gradient) / scale if half else _wide(gradient)
+        if not half or all(torch.isfinite(g).all() for g in gradients.values()):
+            break
+    return gradients
+
+
+def plain(x: Tensor) -> Tensor:
+    """x as a tensor of torch itself, out of any graph (MONAI's MetaTensor and nn.Parameter are subclasses)."""
+    return x.detach().as_subclass(Tensor)
+
+
+def check_floating(x: Tensor) -> None:
+    """Refuse an image of whole numbers, at which there is no gradient."""
+    if not x.is_floating_point():
+        raise BadInput(
+            "an image of floating-point numbers", f"{x.dtype}", "Convert it with .float(), or choose a perturbation method."
+        )
+
+
+def _wide(values: Tensor) -> Tensor:
+    """At least float32: the products and means of small half-precision gradients vanish."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def at_layer(method: Any, layer: str) -> Any:
@@ -100,20 +134,33 @@ def at_layer(method: Any, layer: str) -> Any:
     return replace(method, **changes) if changes else method
 
 
-def _check_spatial(name: str, output: Tensor) -> None:
-    if output.ndim < 3 or all(n == 1 for n in output.shape[2:]):
+def _check_spatial(name: str, output: Tensor, x: Tensor) -> None:
+    what = f"layer {name!r}" if name else "the input"
+    if output.ndim != x.ndim or output.ndim < 3 or all(n == 1 for n in output.shape[2:]):
         raise BadInput(
-            f"a layer whose output has a grid of several cells, not {name or 'the input'!r}",
-            f"output shape {tuple(output.shape)}",
+            f"a grid of {max(x.ndim - 2, 1)} axes and several cells at {what}",
+            f"shape {tuple(output.shape)}",
             "See which layers have one with radiolucent.layers(model, x).",
+        )
+    if len(output) != len(x):
+        raise BadInput(
+            f"{len(x)} batch items at {what}, as in the input",
+            f"shape {tuple(output.shape)}",
+            "Choose a layer that does not fold another axis (slices, patches) into the batch.",
         )
 
 
-def _check_differentiable(scores: Tensor) -> None:
+def _check_scores(scores: Tensor, batch: int) -> None:
+    if scores.ndim != 2 or scores.shape[1] != batch or not len(scores):
+        raise BadInput(
+            f"scores of shape (targets, {batch}): one per target and batch item",
+            f"shape {tuple(scores.shape)}",
+            "Does the model keep the batch axis? A squeeze() drops it for a single image.",
+        )
     if not scores.requires_grad:
         raise BadInput(
             "scores that depend on the layer in a differentiable way",
-            "scores without a gradient (argmax, detach or no_grad in the model, or a layer off the path)",
+            "scores without a gradient (argmax, detach, no_grad or reentrant checkpointing in the model, or a layer off the path)",
             "Explain the logits before the argmax, or choose a perturbation method.",
         )
     if not torch.isfinite(scores).all():

@@ -35,8 +35,9 @@ class GuidedBackprop:
         r_in = [x > 0] [r_out > 0] r_out   at each ReLU,   R = the result at the input
 
     Signed, on the input's grid. Crisp, but close to an edge detector: it changes little when the weights are
-    randomised (Adebayo et al., NeurIPS 2018), so take it as a picture, not as evidence. Every
-    form of ReLU is caught (module, function, in place, reused); a network without one is refused.
+    randomised (Adebayo et al., NeurIPS 2018), so take it as a picture, not as evidence. Every form of ReLU
+    and ReLU6 is caught (module, function, in place, reused, exported), but none that is written as a clamp;
+    a network without one is refused.
     """
 
     unit = "rectified gradient"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from radiolucent import baselines
 from radiolucent.errors import BadInput
-from radiolucent.methods.gradient import Gradient
+from radiolucent.methods.gradient import Gradient, check_floating, plain
 from radiolucent.protocols import Target
 
 
@@ -33,6 +33,8 @@ class IntegratedGradients:
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         if self.steps < 1:
             raise BadInput("steps >= 1", str(self.steps), "20 to 100 are usual.")
+        x = plain(x)
+        check_floating(x)
         reference = baselines.baseline(self.baseline, x)
         places, weights = np.polynomial.legendre.leggauss(self.steps)
         total: Tensor | None = None

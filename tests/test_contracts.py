@@ -1,0 +1,208 @@
+"""Contracts: what every method owes to the model, to the caller and to itself. A method's line in METHODS covers it."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+from worlds import Breaks, Segmenter, classifier, image, relative
+
+import radiolucent.methods as methods_page
+from radiolucent import METHODS, BadInput, Logits, Outputs, Region
+from radiolucent.methods import as_dict, from_dict
+from radiolucent.protocols import Method, Target
+
+TASKS = ("classification", "regression", "segmentation")
+HOOKS = [name for name in vars(nn.Module()) if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))]
+
+
+def small(name: str) -> Method:
+    """The method with few repetitions, and plain methods where it needs some."""
+    values: dict[str, Any] = {}
+    for field in fields(METHODS[name]):
+        if field.name in ("steps", "samples"):
+            values[field.name] = 3
+        elif field.type == "Method" and field.name == "second":
+            values[field.name] = methods_page.HiResCAM()
+        elif field.type == "Method":
+            values[field.name] = methods_page.InputXGradient()
+    return METHODS[name](**values)
+
+
+@dataclass
+class World:
+    """A model, images, and targets for some of its outputs and some of the images."""
+
+    model: nn.Module
+    x: Tensor
+    target: Callable[..., Target]
+    bad: Target
+
+
+def world(task: str, axes: int, batch: int = 2) -> World:
+    torch.manual_seed(3)
+    x = image(axes, batch, size=8)
+    if task == "segmentation":
+        mask = torch.randint(0, 3, (batch, *x.shape[2:]))
+        return World(Segmenter(axes), x, lambda *t, items=slice(None): Region(*t, mask=mask[items]), Region(1))
+    kind = Logits if task == "classification" else Outputs
+    return World(classifier(axes), x, lambda *t, items=slice(None): kind(*t), kind(99))
+
+
+def disturb(model: nn.Module) -> None:
+    """A guest in the middle of its training: mixed modes, some weights frozen, some gradients there."""
+    for number, module in enumerate(model.modules()):
+        module.training = number % 3 != 1
+    for number, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(number % 3 != 0)
+        if number % 2:
+            parameter.grad = torch.randn_like(parameter)
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """All that must stay, in values that compare exactly."""
+    found: dict[str, Any] = {
+        "rng": torch.get_rng_state().tolist(),
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "function modes": _get_current_function_mode_stack(),
+    }
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        found[f"{name} itself"] = id(tensor)
+        found[f"{name} values"] = tensor.detach().numpy().tobytes()
+        found[f"{name} wants"] = tensor.requires_grad
+        found[f"{name} gradient"] = None if tensor.grad is None else (id(tensor.grad), tensor.grad.numpy().tobytes())
+    for name, module in model.named_modules():
+        found[f"{name} training"] = module.training
+        found[f"{name} hooks"] = [len(getattr(module, hooks)) for hooks in HOOKS]
+    return found
+
+
+every_method = pytest.mark.parametrize("name", METHODS)
+every_axes = pytest.mark.parametrize("axes", [2, 3])
+every_task = pytest.mark.parametrize("task", TASKS)
+
+
+def test_the_contracts_see_every_kind_of_hook() -> None:
+    assert {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"} <= set(HOOKS)
+
+
+@every_task
+@every_axes
+@every_method
+def test_model_and_input_are_left_as_found(name: str, axes: int, task: str) -> None:
+    here = world(task, axes)
+    disturb(here.model)
+    x = here.x.clone().requires_grad_()
+    x.grad = torch.ones_like(x)
+    before, gradient = state(here.model), x.grad
+    relevance = small(name)(here.model, x, here.target(1, 2))
+    assert state(here.model) == before
+    assert torch.equal(x.detach(), here.x)
+    assert x.grad is gradient
+    assert torch.equal(gradient, torch.ones_like(x))
+    assert x.requires_grad
+    assert not relevance.requires_grad
+
+
+@every_task
+@every_axes
+@every_method
+def test_a_failure_leaves_the_model_as_found(name: str, axes: int, task: str) -> None:
+    here = world(task, axes)
+    disturb(here.model)
+    before = state(here.model)
+    with pytest.raises(BadInput):
+        small(name)(here.model, here.x, here.bad)
+    assert state(here.model) == before
+    for where in ("forward", "backward"):
+        broken = nn.Sequential(*(here.model if task != "segmentation" else [here.model]), Breaks(where))
+        disturb(broken)
+        before = state(broken)
+        with pytest.raises(RuntimeError, match="the model broke"):
+            small(name)(broken, here.x, here.target(1, 2))
+        assert state(broken) == before
+
+
+@every_task
+@every_axes
+@every_method
+def test_a_batch_is_its_items_and_targets_together_are_targets_alone(name: str, axes: int, task: str) -> None:
+    here, method = world(task, axes, batch=4), small(name)
+    together = method(here.model, here.x, here.target(2, 0, 1))
+    items = [slice(i, i + 1) for i in range(4)]
+    alone = [method(here.model, here.x[i], here.target(2, 0, 1, items=i)) for i in items]
+    assert relative(together, torch.cat(alone, 1)) <= 1e-5
+    single = [method(here.model, here.x, here.target(t)) for t in (2, 0, 1)]
+    assert relative(together, torch.cat(single)) <= 1e-5
+
+
+@every_task
+@every_axes
+@every_method
+def test_the_same_call_gives_the_same_map_whatever_mode_surrounds_it(name: str, axes: int, task: str) -> None:
+    here, method = world(task, axes), small(name)
+    first = method(here.model, here.x, here.target(1))
+    torch.rand(1)  # the caller's random numbers do not matter
+    assert torch.equal(method(here.model, here.x, here.target(1)), first)
+    here.model.requires_grad_(False)
+    with torch.no_grad():
+        assert torch.equal(method(here.model, here.x, here.target(1)), first)
+    with torch.inference_mode():
+        assert torch.equal(method(here.model, here.x.clone(), here.target(1)), first)
+
+
+@every_method
+def test_settings_survive_toml_and_repr(name: str) -> None:
+    for method in (small(name), methods_page.SmoothGrad(small(name), noise=0.25, seed=7)):
+        text = tomli_w.dumps(as_dict(method))
+        assert from_dict(tomllib.loads(text)) == method
+        assert eval(repr(method), vars(methods_page).copy()) == method
+        assert hash(method) == hash(from_dict(as_dict(method)))
+
+
+@every_method
+def test_a_method_says_what_it_is(name: str) -> None:
+    method = small(name)
+    assert isinstance(method, Method)
+    assert method.unit
+    text = methods_page.describe(method)
+    assert text["name"] == name
+    assert "R" in text["equation"]
+    assert text["summary"].endswith(".")
+    assert len(text["meaning"]) > 40
+
+
+def test_bad_settings_are_refused_with_what_is_valid() -> None:
+    refused = {
+        "a method among gradient, .*got 'grad-cm'.*Did you mean .*grad-cam": {"method": "grad-cm"},
+        "a method among gradient, .*got None": {},
+        "a method among gradient, .*got 5": {"method": "smooth-grad", "of": 5},
+        "fields of integrated-gradients among: steps, baseline; got 'step'": {"method": "integrated-gradients", "step": 3},
+        "fields of gradient among: none": {"method": "gradient", "layer": "x"},
+        "int for the field steps of integrated-gradients; got 2.5": {"method": "integrated-gradients", "steps": 2.5},
+        "int for the field steps of integrated-gradients; got True": {"method": "integrated-gradients", "steps": True},
+        "int for the field steps of integrated-gradients; got 'many'": {"method": "integrated-gradients", "steps": "many"},
+        "float for the field noise of smooth-grad; got {}": {"method": "smooth-grad", "noise": {}},
+        "all fields of times: first, second": {"method": "times", "first": "gradient"},
+    }
+    for message, values in refused.items():
+        with pytest.raises(BadInput, match=message):
+            from_dict(values)
+
+
+def test_settings_come_as_text_from_the_command_line() -> None:
+    values = {"method": "smooth-grad", "of": "grad-cam", "samples": "5", "noise": "0.2", "seed": 3}
+    assert from_dict(values) == methods_page.SmoothGrad(methods_page.GradCAM(), samples=5, noise=0.2, seed=3)
+
+
+def test_a_method_outside_the_list_cannot_be_saved() -> None:
+    class Own(methods_page.GradCAM):
+        """A method that METHODS does not know."""
+
+    with pytest.raises(BadInput, match="a method from METHODS"):
+        as_dict(Own())
