@@ -1,12 +1,17 @@
-"""What all tests share: where the real data lies, and one number of threads."""
+"""What all tests share: where the real data lies, one thread, and no clock in the property tests."""
 
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+torch.set_num_threads(1)  # on nets this small, more threads cost up to ten times the time
+settings.register_profile("radiolucent", deadline=None)
+settings.load_profile("radiolucent")
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-torch.set_num_threads(1)  # on nets this small, more threads cost ten times the time
-
 
 def convolution(axes: int) -> type[nn.Module]:
     return {2: nn.Conv2d, 3: nn.Conv3d}[axes]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import resource
 import sys
 import time
 import warnings
@@ -211,7 +210,7 @@ class Prediction:
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "model": type(self.model).__name__,
             "weights_sha256": weights_hash(self.model),
-            "input_sha256": hashlib.sha256(self.scan.data.tobytes() + self.scan.affine.tobytes()).hexdigest(),
+            "input_sha256": _hash(self.scan),
             "preprocessing": json.loads(json.dumps(self.preprocessing.as_dict())),
             "notes": list(self.scan.notes),
         }
@@ -290,9 +289,21 @@ def _tensor(model: nn.Module, image: Volume) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.data))[None].to(like.device, like.dtype)
 
 
-def _peak_memory(x: Tensor) -> int:
-    """MiB: the process's peak on the CPU, the allocator's on a GPU."""
+def _hash(scan: Volume) -> str:
+    """SHA-256 over shape, affine and values."""
+    digest = hashlib.sha256(f"{scan.data.shape}{scan.data.dtype}".encode())
+    digest.update(scan.affine.tobytes())
+    digest.update(np.ascontiguousarray(scan.data).data)
+    return digest.hexdigest()
+
+
+def _peak_memory(x: Tensor) -> int | None:
+    """MiB: the process's peak on the CPU (None where the system does not tell), the allocator's on a GPU."""
     if x.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(x.device) >> 20)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak >> (20 if sys.platform == "darwin" else 10))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 _CODES = (("L", "R"), ("P", "A"), ("I", "S"))
+_MOST = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +65,15 @@ class Grid:
 
 def check_affine(affine: Array) -> None:
     """Refuse an affine that does not map a grid into the world one to one."""
-    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+    if affine.shape != (4, 4) or not (np.abs(affine) < 1e9).all():  # 1000 km; NaN fails too
         raise BadInput(
-            "a finite (4, 4) affine",
+            "a finite (4, 4) affine in mm",
             np.array2string(affine, precision=3).replace("\n", ""),
             "Mend the header of the file; its geometry cannot be known.",
+        )
+    if not np.allclose(affine[3], [0, 0, 0, 1]):
+        raise BadInput(
+            "an affine whose last row is 0 0 0 1", f"{affine[3].tolist()}", "Is it transposed? The translation is its last column."
         )
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if (sizes < 1e-6).any() or abs(np.linalg.det(affine[:3, :3])) < 1e-9 * sizes.prod():
@@ -110,21 +115,27 @@ def _sub(grid: Grid, matrix: Array, offset: Array, shape: tuple[int, ...]) -> Gr
 
 def reorient(grid: Grid, orientation: str) -> Grid:
     """The same voxels with axes that run as `orientation` says, e.g. "RAS". 3D only."""
-    wanted = [next(((w, s) for w in (0, 1, 2) for s in (-1, 1) if _CODES[w][s > 0] == c), None) for c in orientation]
-    if len(grid.shape) != 3 or None in wanted or sorted(w[0] for w in wanted if w) != [0, 1, 2]:
-        raise BadInput(
-            "an orientation of three letters, one of R/L, one of A/P, one of S/I, for a 3D grid",
-            f"{orientation!r} for {grid}",
-            'Give for example "RAS".',
-        )
+    if len(grid.shape) != 3:
+        raise BadInput("a 3D grid to reorient", f"{grid}", "Leave `orientation` out for 2D images.")
+    wanted = parse_orientation(orientation)
     have = {world: (axis, sign) for axis, (world, sign) in enumerate(_closest_axes(grid))}
     matrix, offset, shape = np.zeros((3, 3)), np.zeros(3), [0, 0, 0]
-    for new, (world, sign) in enumerate(w for w in wanted if w):
+    for new, (world, sign) in enumerate(wanted):
         axis, current = have[world]
         shape[new] = grid.shape[axis]
         matrix[axis, new] = sign * current
         offset[axis] = 0 if sign == current else grid.shape[axis] - 1
     return _sub(grid, matrix, offset, tuple(shape))
+
+
+def parse_orientation(orientation: str) -> list[tuple[int, int]]:
+    """ "RAS" -> for each axis (world axis, sign)."""
+    found = [(w, s) for c in str(orientation) for w in (0, 1, 2) for s in (-1, 1) if _CODES[w][s > 0] == c]
+    if len(str(orientation)) != 3 or sorted(w for w, _ in found) != [0, 1, 2]:
+        raise BadInput(
+            "an orientation of three letters, one of R/L, one of A/P, one of S/I", f"{orientation!r}", 'Give for example "RAS".'
+        )
+    return found
 
 
 def coarsen(grid: Grid, shape: tuple[int, ...]) -> Grid:
@@ -169,16 +180,19 @@ def resample(data: Array, source: Grid, target: Grid, *, nearest: bool = False) 
     Linear, or `nearest` for labels. Where the target's voxel lies outside the source's field of view,
     0. Between grids that share their voxels (reorient, crop, pad) values are moved, not interpolated.
     """
-    matrix = np.linalg.inv(source.affine) @ target.affine
-    whole = np.abs(matrix[:3] - matrix[:3].round()) < 1e-4
-    matrix[:3][whole] = matrix[:3].round()[whole]
     given, wanted = _three(source.shape), _three(target.shape)
+    if math.prod(wanted) > _MOST:
+        raise BadInput(f"a grid of at most {_MOST} voxels", f"{target}, from {source}", "Check the voxel sizes; are they in mm?")
     data = data.reshape(len(data), *given)
-    turn = np.abs(matrix[:3, :3])
-    if whole.all() and (turn.sum(0) == 1).all() and (turn.sum(1) == 1).all():
-        out = _move(data, matrix, wanted)
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    whole = matrix.round()
+    off = np.abs(matrix - whole)
+    turn = np.abs(whole[:3, :3])
+    drift = (off @ [*(n - 1 for n in wanted), 1])[:3].max()  # in voxels, at the far corner
+    if drift < 1e-3 and (turn.sum(0) == 1).all() and (turn.sum(1) == 1).all():
+        out = _move(data, whole, wanted)
     else:
-        out = _interpolate(data, matrix, wanted, nearest)
+        out = _interpolate(data, np.where(off < 1e-9, whole, matrix), wanted, nearest)
     return out.reshape(len(data), *target.shape)
 
 
@@ -206,9 +220,13 @@ def _interpolate(data: Array, matrix: Array, shape: tuple[int, ...], nearest: bo
     from scipy.ndimage import affine_transform
 
     inside = affine_transform(np.ones(data.shape[1:], np.uint8), matrix, output_shape=shape, order=0, mode="grid-constant")
+    if data.dtype == np.float16:  # which SciPy does not take
+        data = data.astype(np.float32)
     kind = data.dtype if nearest else np.float32
     moved = [affine_transform(c, matrix, output_shape=shape, order=int(not nearest), mode="nearest", output=kind) for c in data]
-    return np.stack(moved) * inside.astype(kind)
+    out = np.stack(moved)
+    out[:, inside == 0] = 0
+    return out
 
 
 def upsample(relevance: Tensor, shape: tuple[int, ...]) -> Tensor:

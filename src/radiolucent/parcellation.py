@@ -40,10 +40,13 @@ class Parcellation:
         """A label image with a table of names (see io.tables.read_names); without one, "label 7"."""
         labels = read_labels(path)
         if names is None:
-            names = {int(v): Name(f"label {int(v)}") for v in np.unique(labels.data)}
+            names = {int(v): Name(f"label {int(v)}") for v in np.unique(labels.data) if v}
         elif not isinstance(names, Mapping):
             names = read_names(names)
-        return cls(labels, names)
+        try:
+            return cls(labels, names)
+        except BadInput as error:
+            raise BadInput(f"{error.expected} ({path})", error.got, error.do) from None
 
     @property
     def values(self) -> list[int]:
@@ -57,9 +60,17 @@ class Parcellation:
         """The same labels on another grid (nearest neighbour); refused where they do not overlap at all."""
         if self.labels.grid == grid:
             return self
+        if not self.labels.has_world:
+            raise BadInput(
+                f"a parcellation in world space, or on the image's own grid ({grid})",
+                f"{self.labels.grid} without one",
+                "Save it as NIfTI.",
+            )
         moved = self.labels.on(grid, nearest=True)
         if self.labels.data.any() and not moved.data.any():
-            raise BadInput("a parcellation that overlaps the image", f"none of its regions on {grid}", "Is it the same subject and space?")
+            raise BadInput(
+                "a parcellation that overlaps the image", f"none of its regions on {grid}", "Is it the same subject and space?"
+            )
         warnings.warn(f"the parcellation was resampled from {self.labels.grid} to {grid}", InputWarning, stacklevel=2)
         return Parcellation(moved, self.names)
 
@@ -75,7 +86,9 @@ def by_region(relevance: Volume, parcellation: Parcellation) -> list[dict[str, A
     """
     labels = parcellation.labels
     if relevance.grid != labels.grid:
-        raise BadInput(f"a parcellation on the map's grid ({relevance.grid})", f"{labels.grid}", "Use parcellation.on(relevance.grid).")
+        raise BadInput(
+            f"a parcellation on the map's grid ({relevance.grid})", f"{labels.grid}", "Use parcellation.on(relevance.grid)."
+        )
     values, index = np.unique(labels.data[0], return_inverse=True)
     flat = index.reshape(-1)
     voxels = np.bincount(flat, minlength=len(values))
@@ -86,8 +99,8 @@ def by_region(relevance: Volume, parcellation: Parcellation) -> list[dict[str, A
         positive += np.bincount(flat, np.maximum(e, 0), len(values))
         negative += np.bincount(flat, np.maximum(-e, 0), len(values))
     total = (positive + negative).sum()
-    if not total > 0:
-        raise BadInput("relevance that is not zero everywhere", f"a sum of {total}", "There is nothing to share out.")
+    if not 0 < total < np.inf:
+        raise BadInput("relevance that is finite and not zero everywhere", f"a sum of {total}", "There is nothing to share out.")
     return [
         {
             "label": int(value),

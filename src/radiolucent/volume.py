@@ -26,15 +26,24 @@ class Volume:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.data.ndim not in (3, 4) or 0 in self.data.shape:
+        try:
+            data = np.asarray(self.data)
+            affine = np.array(self.affine, np.float64)  # a copy: the caller's may change
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInput(
+                "an array as data and a (4, 4) affine", str(error), "For a tensor: tensor.detach().cpu().numpy()."
+            ) from None
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "affine", affine)
+        if data.dtype.kind not in "biuf":
+            raise BadInput("real numbers as data", f"dtype {data.dtype}", "Convert it: one channel, or the magnitude.")
+        if data.ndim not in (3, 4) or 0 in data.shape:
             raise BadInput(
                 "data of shape (channels, *grid) with a grid of 2 or 3 axes, none empty",
-                f"shape {self.data.shape}",
+                f"shape {data.shape}",
                 "Add a channel axis in front: data[None].",
             )
-        affine = np.asarray(self.affine, np.float64)
         check_affine(affine)
-        object.__setattr__(self, "affine", affine)
 
     @property
     def grid(self) -> Grid:

@@ -14,6 +14,7 @@ import numpy as np
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.io import arrays, image, nifti
 from radiolucent.io.atomic import new_folder, put
+from radiolucent.io.nifti import to_bytes as to_nifti
 from radiolucent.volume import Volume
 
 SUFFIXES = (*nifti.SUFFIXES, *arrays.SUFFIXES, *image.SUFFIXES)
@@ -48,6 +49,9 @@ def read(
     Raises:
         BadInput: the file is missing, damaged, or holds something else than an image.
     """
+    for given, known in ((nonfinite, ("refuse", "zero")), (colour, ("refuse", "grey", "channels"))):
+        if given not in known:
+            raise BadInput(f"one of {', '.join(known)}", repr(given), "Correct the option.")
     path = _existing(Path(path))
     kind = suffix(path)
     if kind in nifti.SUFFIXES:
@@ -63,14 +67,14 @@ def read_labels(path: str | Path) -> Volume:
     """A label image as an int32 Volume (1, *grid); values that are not whole numbers are refused."""
     path = _existing(Path(path))
     kind = suffix(path)
-    reader = nifti.read if kind in nifti.SUFFIXES else arrays.read if kind in arrays.SUFFIXES else None
-    volume = reader(path, None, np.float64) if reader else image.read(path, None, "refuse")
+    reader = nifti.read if kind in nifti.SUFFIXES else arrays.read if kind in arrays.SUFFIXES else image.read
+    volume = reader(path, None, labels=True)
     data = volume.data
     broken = np.unique(data[(data != np.round(data)) | ~np.isfinite(data)])[:5]
-    if len(broken) or (len(data) and np.abs(data).max() >= 2**31):
+    if len(broken) or np.abs(data).max() >= 2**31:
         raise BadInput(
             f"whole numbers as labels in {path.name}",
-            f"values such as {', '.join(f'{v:g}' for v in broken) or 'above 2^31'}",
+            f"values such as {', '.join(f'{v:g}' for v in broken)}" if len(broken) else "values above 2^31",
             "Was it interpolated? Resample labels with nearest neighbour.",
         )
     return Volume(data.astype(np.int32), volume.affine, volume.has_world, volume.notes)
@@ -90,10 +94,10 @@ def write(path: str | Path, volume: Volume) -> Path:
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
-        raise BadInput(f"a file at {path}", "nothing there", "Check the path.")
     if path.is_dir():
         raise BadInput("an image file", f"the folder {path}", "Name a file in it.")
+    if not path.is_file():
+        raise BadInput(f"a file at {path}", "a device or pipe" if path.exists() else "nothing there", "Check the path.")
     if suffix(path) not in SUFFIXES:
         raise BadInput(f"a file that ends in one of {', '.join(SUFFIXES)}", path.name, "Convert it, for example with nibabel.")
     if path.stat().st_size == 0:
@@ -106,7 +110,9 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
     bad = int(data.size - np.isfinite(data).sum())
     if bad and nonfinite == "refuse":
         raise BadInput(
-            f"finite voxels in {path.name}", f"{bad} voxels that are NaN or infinite", "Mend the file, or replace them by 0: --nonfinite zero."
+            f"finite voxels in {path.name}",
+            f"{bad} voxels that are NaN or infinite",
+            "Mend the file, or replace them by 0: --nonfinite zero.",
         )
     if bad:
         data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
@@ -118,4 +124,4 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
     return Volume(data, volume.affine, volume.has_world, (*volume.notes, *notes))
 
 
-__all__ = ["SUFFIXES", "new_folder", "put", "read", "read_labels", "stem", "suffix", "write"]
+__all__ = ["SUFFIXES", "new_folder", "put", "read", "read_labels", "stem", "suffix", "to_nifti", "write"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +15,19 @@ from radiolucent.errors import BadInput
 
 def put(path: Path, content: bytes) -> Path:
     """Write bytes under a temporary name, flush them to the disk, read them back, then rename."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    if not path.parent.is_dir():
+        raise BadInput(f"a folder at {path.parent}", "nothing there" if not path.parent.exists() else "a file", "Create it first.")
+    temporary = _beside(path, "tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if Path(name).read_bytes() != content:
+        if temporary.read_bytes() != content:
             raise OSError(f"{path}: what was written does not read back")
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
     return path
@@ -33,20 +35,42 @@ def put(path: Path, content: bytes) -> Path:
 
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill, which takes its name `path` at the end, or is gone if anything fails."""
-    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
-        raise BadInput(f"no folder yet at {path}", "one that holds files", "Choose another, or pass overwrite.")
+    """A folder to fill, which takes its name `path` at the end, or is gone if anything fails.
+
+    With `replace`, all that `path` held goes; it stays until the new folder is whole.
+    """
+    path = path.resolve()  # a link is followed: what it points to is replaced, not the link
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"no folder yet at {path}", "a file", "Choose another.")
+    if path.exists() and not replace and any(path.iterdir()):
+        raise _taken(path)
+    if replace and Path.cwd().is_relative_to(path):
+        raise BadInput("a folder that may be replaced", f"{path}, which holds the current folder", "Choose another.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = _beside(path, "tmp")
     try:
-        os.chmod(temporary, 0o777 & ~_umask())
+        temporary.mkdir()
         yield temporary
         _sync_folder(temporary)
-        _swap(temporary, path)
+        (_swap if replace else _name)(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+def _taken(path: Path) -> BadInput:
+    return BadInput(f"no folder yet at {path}", "one that holds files", "Choose another, or pass overwrite.")
+
+
+def _name(new: Path, path: Path) -> None:
+    """Rename `new` to `path`, which is free or empty: another process may have been quicker, and its folder stays."""
+    try:
+        os.rename(new, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise _taken(path) from None
+        raise
 
 
 def _swap(new: Path, path: Path) -> None:
@@ -54,21 +78,19 @@ def _swap(new: Path, path: Path) -> None:
     if not path.exists():
         os.rename(new, path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    os.rename(path, old / "old")
+    old = _beside(path, "old")
+    os.rename(path, old)
     try:
         os.rename(new, path)
-    except OSError:
-        os.rename(old / "old", path)
+    except BaseException:
+        os.rename(old, path)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path, suffix: str) -> Path:
+    """A hidden name that nothing has yet, in the same folder and so on the same disk."""
+    return path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.{suffix}"
 
 
 def _sync_folder(folder: Path) -> None:

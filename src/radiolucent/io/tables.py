@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,59 +37,75 @@ def read_names(path: str | Path) -> dict[int, Name]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"a table of names at {path}", str(error), "TSV, CSV, a FreeSurfer table or dataset.json.") from None
     kind = path.suffix.lower()
-    if kind == ".json":
-        names = _dataset_json(path, text)
-    elif kind in (".tsv", ".csv"):
-        names = _columns(path, list(csv.DictReader(io.StringIO(text), delimiter="\t" if kind == ".tsv" else ",")))
-    else:
-        names = _freesurfer(text)
+    pairs = (
+        _dataset_json(path, text) if kind == ".json" else _columns(path, text) if kind in (".tsv", ".csv") else _freesurfer(text)
+    )
+    names: dict[int, Name] = {}
+    for value, name in pairs:
+        if names.setdefault(value, name) != name:
+            got = f"{names[value].name!r} and {name.name!r}"
+            raise BadInput(f"one name for label {value} in {path.name}", got, "Remove one of the rows.")
     if not names:
         raise BadInput(f"rows of label values and names in {path.name}", "none", "See docs: parcellations.")
     return names
 
 
-def _columns(path: Path, rows: list[dict[str, str]]) -> dict[int, Name]:
-    lower = [{(k or "").strip().lower(): (v or "").strip() for k, v in row.items() if isinstance(v, str)} for row in rows]
-    have = set(lower[0]) if lower else set()
-    index = next((c for c in ("index", "label", "value", "id") if c in have), None)
-    name = next((c for c in ("name", "region", "structure") if c in have and c != index), None)
+def _columns(path: Path, text: str) -> list[tuple[int, Name]]:
+    try:
+        reader = csv.reader(io.StringIO(text), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        rows = [[cell.strip() for cell in row] for row in reader]
+    except csv.Error as error:
+        raise BadInput(f"a table of names in {path.name}", str(error), "Export it again as plain text.") from None
+    header = [cell.lower() for cell in rows[0]] if rows else []
+    index = next((c for c in ("index", "label", "value", "id") if c in header), None)
+    name = next((c for c in ("name", "region", "structure") if c in header), None)
     if not index or not name:
         raise BadInput(
-            f"the columns index and name in {path.name}", f"{sorted(have)}", "Rename them (also read: label/value/id, region/structure)."
+            f"the columns index and name in {path.name}", f"{header}", "Rename them (also read: label/value/id, region/structure)."
         )
-    try:
-        return {
-            int(row[index]): Name(row[name], row.get("hemisphere", ""), row.get("color", row.get("colour", "")))
-            for row in lower
-            if row.get(index)
-        }
-    except ValueError as error:
-        raise BadInput(f"whole numbers in the column {index} of {path.name}", str(error), "Correct it.") from None
+    pairs = []
+    for cells in rows[1:]:
+        row = dict(zip(header, cells, strict=False))
+        if not row.get(index):
+            continue
+        try:
+            value = int(row[index])
+        except ValueError as error:
+            raise BadInput(f"whole numbers in the column {index} of {path.name}", str(error), "Correct it.") from None
+        if not row.get(name):
+            raise BadInput(f"a name for label {value} in {path.name}", "an empty cell", "Fill it in.")
+        side = _SIDES.get(row.get("hemisphere", "").lower(), "")
+        colour = row.get("color", row.get("colour", "")).lower()
+        pairs.append((value, Name(row[name], side, colour if re.fullmatch("#[0-9a-f]{6}", colour) else "")))
+    return pairs
 
 
-def _freesurfer(text: str) -> dict[int, Name]:
+_SIDES = {"left": "left", "l": "left", "lh": "left", "right": "right", "r": "right", "rh": "right", "midline": "midline"}
+
+
+def _freesurfer(text: str) -> list[tuple[int, Name]]:
     """Lines of `index name R G B A`; # starts a comment."""
-    names = {}
+    pairs = []
     for line in text.splitlines():
-        parts = line.split("#")[0].split()
-        if len(parts) >= 5 and parts[0].isdigit() and all(p.isdigit() for p in parts[2:5]):
-            side = {"lh": "left", "rh": "right"}.get(parts[1].split("-")[1] if parts[1].startswith("ctx-") else "", "")
-            side = side or next((s for s in ("left", "right") if parts[1].lower().startswith(s)), "")
-            names[int(parts[0])] = Name(parts[1], side, "#" + "".join(f"{int(p):02x}" for p in parts[2:5]))
-    return names
+        found = re.match(r"\s*([0-9]+)\s+([^\s#]*[^\s#0-9][^\s#]*)\s+([0-9]+)\s+([0-9]+)\s+([0-9]+)\b", line)
+        if found:
+            value, name, *rgb = found.groups()
+            side = re.match(r"(left|right)[-_]|(?:ctx|wm)[-_](lh|rh)[-_]", name.lower())
+            colour = "#" + "".join(f"{min(int(part), 255):02x}" for part in rgb)
+            pairs.append((int(value), Name(name, _SIDES[side[1] or side[2]] if side else "", colour)))
+    return pairs
 
 
-def _dataset_json(path: Path, text: str) -> dict[int, Name]:
+def _dataset_json(path: Path, text: str) -> list[tuple[int, Name]]:
     """nnU-Net v2 {"labels": {name: value}}, and the Decathlon's older {"labels": {"value": name}}."""
     try:
         labels = json.loads(text)["labels"]
-        names = {}
-        for key, value in labels.items():
-            if isinstance(value, list):  # region-based training: not a label image's value
-                continue
-            names |= {int(value): Name(key)} if isinstance(value, int) else {int(key): Name(str(value))}
-        return names
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return [
+            (value, Name(key)) if isinstance(value, int) else (int(key), Name(str(value)))
+            for key, value in labels.items()
+            if not isinstance(value, list)  # region-based training: not a label image's value
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f'"labels": {{name: value}} in {path.name}', f"{error!r}", "Is it nnU-Net's dataset.json?") from None
 
 
@@ -96,11 +113,14 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Rows as CSV, whole or not at all; text that a spreadsheet would run as a formula is escaped."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: _harmless(v) for k, v in row.items()} for row in rows)
-    return put(Path(path), buffer.getvalue().encode())
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_harmless(column) for column in columns)
+    writer.writerows([_harmless(row.get(column, "")) for column in columns] for row in rows)
+    return put(Path(path), buffer.getvalue().encode(errors="replace"))
 
 
 def _harmless(value: Any) -> Any:
-    return "'" + value if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", " ").replace("\0", "")  # which would end a row, or a reader
+    return "'" + text if value.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -48,19 +48,21 @@ class Card:
 
     def index(self, target: str) -> int:
         """A class by its name or number."""
-        if target.isdigit():
-            return int(target)
         if target in self.classes:
             return self.classes.index(target)
+        if target.isdecimal() and (not self.classes or int(target) < len(self.classes)):
+            return int(target)
         have = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "the card names no classes; give a number"
         raise BadInput("a target that the model has", repr(target), f"Choose among: {have}.")
 
 
 def find_card(folder: Path) -> Path:
+    """The card in a model's folder."""
     for name in ("card.json", "card.toml"):
         if (folder / name).is_file():
             return folder / name
-    raise BadInput(f"card.json or card.toml in {folder}", f"{sorted(p.name for p in folder.iterdir())[:10]}", "See docs: model cards.")
+    have = sorted(p.name for p in folder.iterdir())[:10]
+    raise BadInput(f"card.json or card.toml in {folder}", f"{have}", "See docs: model cards.")
 
 
 def read_card(path: str | Path) -> Card:
@@ -68,17 +70,40 @@ def read_card(path: str | Path) -> Card:
     path = Path(path)
     path = find_card(path) if path.is_dir() else path
     try:
-        text = path.read_text("utf-8")
-        values: dict[str, Any] = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+        text = path.read_text("utf-8-sig")
+        values: Any = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"a model card at {path}", str(error), "JSON or TOML; see docs: model cards.") from None
-    known = tuple(Card.__dataclass_fields__)
-    unknown = [k for k in values if k not in known]
+    if not isinstance(values, dict):
+        raise BadInput(f"a table of keys and values in {path}", type(values).__name__, "See docs: model cards.")
+    unknown = [k for k in values if k not in _KEYS]
+    values = {k: v for k, v in values.items() if v is not None}
     missing = [k for k in ("name", "task", "network", "weights") if k not in values]
     if unknown or missing:
-        raise BadInput(f"a card with keys among {', '.join(known)}", f"unknown {unknown}, missing {missing}", f"Correct {path}.")
+        raise BadInput(f"a card with keys among {', '.join(_KEYS)}", f"unknown {unknown}, missing {missing}", f"Correct {path}.")
+    wrong = [f"{k}: {type(values[k]).__name__}" for k, kind in _KEYS.items() if k in values and type(values[k]) not in kind]
+    if wrong or not all(isinstance(name, str) for name in values.get("classes", ())) or values.get("channels", 1) < 1:
+        expected = "text, lists of names (classes), tables (arguments, preprocessing, about) and a whole number above 0 (channels)"
+        raise BadInput(
+            expected, ", ".join(wrong) or f"classes {values.get('classes')}, channels {values.get('channels')}", f"Correct {path}."
+        )
     if values["task"] not in ("classification", "regression", "segmentation"):
         raise BadInput("task classification, regression or segmentation", repr(values["task"]), f"Correct {path}.")
     values["preprocessing"] = Preprocessing.from_dict(values.get("preprocessing", {}))
     values["classes"] = tuple(values.get("classes", ()))
     return Card(**values)
+
+
+_KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "task": (str,),
+    "network": (str,),
+    "weights": (str,),
+    "arguments": (dict,),
+    "channels": (int,),
+    "classes": (list,),
+    "layer": (str,),
+    "output": (str, int),
+    "preprocessing": (dict,),
+    "about": (dict,),
+}

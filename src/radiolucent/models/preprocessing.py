@@ -5,7 +5,10 @@ All geometry is one change of grid, so that a map comes back by its inverse: `Vo
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -23,10 +26,14 @@ class Percentile:
     low: float = 1.0
     high: float = 99.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 100:
+            raise BadInput("percentiles with 0 <= low < high <= 100", f"{self.low} and {self.high}", "Correct the model card.")
+
     def __call__(self, data: Array) -> Array:
         flat = data.reshape(len(data), -1)
         low, high = np.percentile(flat, [self.low, self.high], axis=1).reshape(2, -1, *[1] * (data.ndim - 1))
-        return np.clip((data - low) / np.maximum(high - low, 1e-8), 0, 1)
+        return np.clip((data - low) / np.where(high > low, high - low, 1), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -35,9 +42,18 @@ class ZScore:
 
     nonzero: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.nonzero, bool):
+            raise BadInput("true or false for nonzero", repr(self.nonzero), "Correct the model card.")
+
     def __call__(self, data: Array) -> Array:
-        parts = [c[c > 0] if self.nonzero and (c > 0).any() else c for c in data]
-        return np.stack([(c - p.mean()) / max(float(p.std()), 1e-8) for c, p in zip(data, parts, strict=True)])
+        return np.stack([self._scaled(channel) for channel in data])
+
+    def _scaled(self, channel: Array) -> Array:
+        part = channel[channel > 0] if self.nonzero and (channel > 0).any() else channel
+        mean, deviation = float(part.mean(dtype=np.float64)), float(part.std(dtype=np.float64))
+        constant = deviation <= 1e-7 * float(np.abs(part).max())  # no more than rounding
+        return (channel - mean) / (1 if constant else deviation)
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,10 @@ class Window:
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise BadInput("a window with low < high", f"{self.low} and {self.high}", "Correct the model card.")
 
     def __call__(self, data: Array) -> Array:
         return np.clip((data - self.low) / (self.high - self.low), 0, 1)
@@ -73,12 +93,33 @@ class Preprocessing:
     fit: Literal["centre", "stretch"] = "centre"
     intensity: Intensity | None = None
 
+    def __post_init__(self) -> None:
+        if self.orientation is not None:
+            geometry.parse_orientation(self.orientation)
+        kinds: tuple[tuple[str, Any, str], ...] = (("spacing", Real, "numbers"), ("size", Integral, "whole numbers"))
+        for name, kind, word in kinds:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            parts = tuple(value) if isinstance(value, Iterable) else ()
+            if len(parts) not in (2, 3) or not all(isinstance(part, kind) and 0 < part < math.inf for part in parts):
+                raise BadInput(f"{name} as 2 or 3 {word} above zero", f"{parts or value}", "Correct the model card.")
+            object.__setattr__(self, name, tuple((float if name == "spacing" else int)(part) for part in parts))
+        if len(self._axes) > 1:
+            given = f"{self.orientation}, {self.spacing} and {self.size}"
+            raise BadInput("orientation, spacing and size for as many axes each", given, "Correct the model card.")
+        if self.fit not in ("centre", "stretch"):
+            raise BadInput('fit "centre" or "stretch"', repr(self.fit), "Correct the model card.")
+
+    @property
+    def _axes(self) -> set[int]:
+        return {len(x) for x in (self.spacing, self.size, self.orientation) if x is not None}
+
     def grid(self, scan: Grid) -> Grid:
         """The model's grid for a scan on the given grid."""
-        wanted = {len(x) for x in (self.spacing, self.size, self.orientation) if x is not None}
-        if wanted - {len(scan.shape)}:
+        if self._axes - {len(scan.shape)}:
             raise BadInput(
-                f"an image of {wanted.pop()} axes, as the model was trained on",
+                f"an image of {self._axes.pop()} axes, as the model was trained on",
                 f"{len(scan.shape)} axes of shape {scan.shape}",
                 "Give a volume to a 3D model and an image to a 2D one.",
             )
@@ -104,25 +145,22 @@ class Preprocessing:
         return values
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `as_dict`; an unknown key is an error that lists the valid ones."""
-        values = dict(values)
+        if not isinstance(values, Mapping):
+            raise BadInput("a table of preprocessing keys", type(values).__name__, "Correct the model card.")
         known = tuple(cls.__dataclass_fields__)
         unknown = [k for k in values if k not in known]
         if unknown:
             raise BadInput(f"preprocessing keys among {', '.join(known)}", f"{unknown}", "Correct the model card.")
+        values = {k: v for k, v in values.items() if v is not None}
         if "intensity" in values:
-            settings = dict(values["intensity"])
+            settings = dict(values["intensity"]) if isinstance(values["intensity"], Mapping) else {"kind": values["intensity"]}
             kind = settings.pop("kind", None)
-            if kind not in _KINDS:
+            if not isinstance(values["intensity"], Mapping) or str(kind) not in _KINDS:
                 raise BadInput(f"an intensity kind among {', '.join(_KINDS)}", repr(kind), "Correct the model card.")
             try:
-                values["intensity"] = _KINDS[kind](**settings)
+                values["intensity"] = _KINDS[str(kind)](**settings)
             except TypeError as error:
                 raise BadInput(f"settings of intensity {kind}", str(error), "Correct the model card.") from None
-        for key in ("spacing", "size"):
-            if values.get(key) is not None:
-                values[key] = tuple(values[key])
-        if values.get("fit", "centre") not in ("centre", "stretch"):
-            raise BadInput('fit "centre" or "stretch"', repr(values["fit"]), "Correct the model card.")
         return cls(**values)

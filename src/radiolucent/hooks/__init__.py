@@ -1,0 +1,11 @@
+"""Looking into a model that belongs to somebody else: the only room that hooks it or changes its mode.
+
+Everything here is a context manager, and leaves the model as it was found, also after an error.
+"""
+
+from radiolucent.hooks.guest import evaluating
+from radiolucent.hooks.layers import Layer, last_layer, layers, look
+from radiolucent.hooks.rewriting import rewriting
+from radiolucent.hooks.taps import INPUT, Taps, editing, tap
+
+__all__ = ["INPUT", "Layer", "Taps", "editing", "evaluating", "last_layer", "layers", "look", "rewriting", "tap"]

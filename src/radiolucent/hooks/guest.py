@@ -1,0 +1,82 @@
+"""A model that belongs to somebody else, in eval mode for a while, and then as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from radiolucent.errors import BadInput
+
+
+@contextmanager
+def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
+    """Eval mode, no parameter gradients, autograd on, own random numbers; all as before afterwards.
+
+    Flags are set one by one and not by `model.eval()`, which some models answer with more than a flag
+    (LoRA merges its weights) and exported ones refuse. Buffers that a forward pass changes are put back.
+    """
+    _check_guest(model)
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(p, p.requires_grad) for p in model.parameters()]
+    named = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None and not b.is_meta]
+    buffers = [(m, name, b, b.clone()) for m, name, b in named]
+    places = {t.device for t in (*(p for p, _ in wanted), *model.buffers()) if t.device.type == "cuda"}
+    with (
+        torch.random.fork_rng(list(places)),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _eager(model),
+    ):
+        # torch.manual_seed would also reach devices that are not put back.
+        torch.default_generator.manual_seed(seed)
+        for place in places:
+            with torch.cuda.device(place):
+                torch.cuda.manual_seed(seed)
+        try:
+            for module, _ in modes:
+                module.training = False
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for parameter, requires_grad in wanted:
+                parameter.requires_grad_(requires_grad)
+            _put_back(buffers)
+
+
+def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
+    with torch.no_grad():
+        for module, name, buffer, content in buffers:
+            if dict(module._buffers.items()).get(name) is not buffer:
+                module._buffers[name] = buffer
+            if not torch.equal(buffer, content):
+                buffer.copy_(content)
+
+
+def _check_guest(model: nn.Module) -> None:
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise BadInput("a model with weights", "lazy layers that have none yet", "Load the weights, or run the model once, first.")
+    if any(p.is_inference() for p in model.parameters()):
+        raise BadInput(
+            "a model that autograd can follow", "weights made under torch.inference_mode()", "Build or load the model outside it."
+        )
+    parallel = [m for m in model.modules() if isinstance(m, nn.DataParallel) and len(m.device_ids) > 1]
+    if parallel:
+        raise BadInput(
+            "a model on one device",
+            f"DataParallel over {len(parallel[0].device_ids)}, whose copies run at the same time",
+            "Explain the model inside it: model.module.",
+        )
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[Any]:
+    """Compiled parts run as written while inside: compiled code calls no hooks."""
+    compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
