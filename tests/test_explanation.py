@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from worlds import Bright, ConvNet, Returns, classifier, convolution, segmenter
 
 from radiolucent import BadInput, Explanation, Logits, Outputs, Preprocessing, Region, Volume, explain, predict, read
-from radiolucent.explanation import weights_hash
 from radiolucent.methods import (
     GradCAM,
     Gradient,
@@ -26,6 +25,7 @@ from radiolucent.methods import (
     Times,
 )
 from radiolucent.protocols import Method
+from radiolucent.provenance import weights_hash
 
 PLACE = np.array([12.0, -31.0, 18.0])  # of the bright voxel, in world mm
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from radiolucent import io
+from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import coarsen, upsample
 from radiolucent.hooks import Layer, last_layer, look
@@ -25,7 +22,6 @@ from radiolucent.methods import as_dict, at_layer, first_order, from_dict
 from radiolucent.models.preprocessing import Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Select
-from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
 
@@ -148,7 +144,7 @@ class Prediction:
         groups: list[list[Method]] = [list(shared)] if shared else []
         groups += [[m] for m in methods if not isinstance(m, FirstOrder)]
         done: dict[int, Explanation] = {}
-        common = self._provenance()
+        common = provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
             try:
                 made = self._run(group, targets)
@@ -176,7 +172,7 @@ class Prediction:
         else:
             maps = [group[0](self.model, x, targets)]
         seconds = time.perf_counter() - start
-        cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": _peak_memory(x)}
+        cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
         return [self._placed(m, method, cost) for m, method in zip(maps, group, strict=True)]
 
     def _placed(
@@ -198,22 +194,6 @@ class Prediction:
             )
         cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
         return volumes, cost | {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
-
-    def _provenance(self) -> dict[str, Any]:
-        parameter = next(self.model.parameters(), torch.empty(0))
-        return {
-            "radiolucent": VERSION,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "device": str(parameter.device),
-            "dtype": str(parameter.dtype).removeprefix("torch."),
-            "model": type(self.model).__name__,
-            "weights_sha256": weights_hash(self.model),
-            "input_sha256": _hash(self.scan),
-            "preprocessing": json.loads(json.dumps(self.preprocessing.as_dict())),
-            "notes": list(self.scan.notes),
-        }
 
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Preprocessing | None = None) -> Prediction:
@@ -268,16 +248,6 @@ def explain(
     return predict(model, scan, preprocessing).explain([method], chosen, classes=classes)[0]
 
 
-def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and values of the model's state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _auto(methods: Sequence[Method], layers: Sequence[Layer]) -> str:
     """The layer that "auto" stands for; looked up only where a method asks for it."""
     asks = any(at_layer(m, "") != m for m in methods)
@@ -287,23 +257,3 @@ def _auto(methods: Sequence[Method], layers: Sequence[Layer]) -> str:
 def _tensor(model: nn.Module, image: Volume) -> Tensor:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     return torch.from_numpy(np.ascontiguousarray(image.data))[None].to(like.device, like.dtype)
-
-
-def _hash(scan: Volume) -> str:
-    """SHA-256 over shape, affine and values."""
-    digest = hashlib.sha256(f"{scan.data.shape}{scan.data.dtype}".encode())
-    digest.update(scan.affine.tobytes())
-    digest.update(np.ascontiguousarray(scan.data).data)
-    return digest.hexdigest()
-
-
-def _peak_memory(x: Tensor) -> int | None:
-    """MiB: the process's peak on the CPU (None where the system does not tell), the allocator's on a GPU."""
-    if x.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(x.device) >> 20)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak >> (20 if sys.platform == "darwin" else 10))
