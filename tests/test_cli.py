@@ -79,6 +79,18 @@ def test_a_method_that_fails_is_named_and_the_others_are_done(tmp_path: Path) ->
     assert (tmp_path / "out" / "scan" / "gradient" / "target_0.nii.gz").exists()
 
 
+def test_the_part_and_the_task_of_a_model_without_a_card(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SPOT.replace("return torch.cat([-y, y], 1)", 'return {"volume": y[:, 0], "x": x}'))
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).random((8, 8, 8)))
+    arguments = ("explain", "scan.npy", "--model", "net:Spot", "--method", "gradient", "--out", "out", "--json")
+    silent = radiolucent(*arguments, cwd=tmp_path)
+    assert silent.returncode == 3
+    assert "'volume', 'x'" in json.loads(silent.stdout)["cases"][0]["reason"]
+    done = radiolucent(*arguments, "--part", "volume", "--task", "regression", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)["cases"][0]["targets"]) == ["output 0"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,7 +21,7 @@ from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.report import region_rows, write_report
-from radiolucent.targets import Logits, Outputs, Region, Select
+from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, part_of
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def explain_case(
     )
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
-    segments = _is_segmentation(prediction.output, card)
+    segments = _is_segmentation(_output(prediction, card), card)
     parcellation, parcellation_name = _parcellation(prediction, card, plan, segments)
     with io.new_folder(folder, replace=overwrite) as new:
         folders = _unique([describe(e.method)["name"] for e in explanations])
         for name, explanation in zip(folders, explanations, strict=True):
             explanation.save(new / name)
         if segments:
-            io.write(new / "segmentation.nii.gz", prediction.labels())
+            io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
         if parcellation:
             write_table(new / "regions.csv", region_rows(explanations, parcellation.on(scan.grid)))
         write_report(
@@ -121,7 +121,7 @@ def explain_case(
 
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     """The plan's target names as a Target of the model's task; without names, what the model predicts."""
-    output = prediction.output if card.output is None else prediction.output[card.output]
+    output = _output(prediction, card)
     indices = [card.index(t) for t in plan.targets]
     chosen: Target
     if _is_segmentation(output, card):
@@ -137,8 +137,12 @@ def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     return chosen if card.output is None else Select(card.output, chosen)
 
 
-def _is_segmentation(output: Any, card: Card) -> bool:
-    return card.task == "segmentation" or (isinstance(output, Tensor) and output.ndim > 3)
+def _output(prediction: Prediction, card: Card) -> Tensor:
+    return as_tensor(prediction.output if card.output is None else part_of(prediction.output, card.output))
+
+
+def _is_segmentation(output: Tensor, card: Card) -> bool:
+    return card.task == "segmentation" or output.ndim > 3
 
 
 def _parcellation(prediction: Prediction, card: Card, plan: Plan, segments: bool) -> tuple[Parcellation | None, str]:
@@ -146,7 +150,7 @@ def _parcellation(prediction: Prediction, card: Card, plan: Plan, segments: bool
         return Parcellation.read(plan.parcellation, plan.names), plan.parcellation.name
     if not segments:
         return None, ""
-    labels = prediction.labels()
+    labels = prediction.labels(card.output)
     values = {int(v) for v in torch.unique(torch.from_numpy(labels.data))}
     names = {v: Name(card.classes[v] if v < len(card.classes) else f"label {v}") for v in values}
     return Parcellation(labels, names), "the predicted segmentation"

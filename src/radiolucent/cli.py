@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 Model = Annotated[str, typer.Option("--model", help="A model folder with a card, a card file, or module:factory.")]
 Weights = Annotated[Path | None, typer.Option(help="Safetensors or a state dict; default: the card's.")]
 Trust = Annotated[bool, typer.Option("--trust-model", help="Allow the card to name code that is run.")]
+Task = Literal["classification", "regression", "segmentation"]
 Reduce = Literal["sum", "mean", "probability"]
 NonFinite = Literal["refuse", "zero"]
 Colour = Literal["refuse", "grey", "channels"]
@@ -38,6 +40,8 @@ def explain(
     layer: Annotated[str | None, typer.Option(help="Layer for layer-wise methods, or auto; default: the card's.")] = None,
     set_: Annotated[list[str], typer.Option("--set", help="Setting of a method: samples=10 or smooth-grad.samples=10.")] = [],  # noqa: B006
     weights: Weights = None,
+    task: Annotated[Task | None, typer.Option(help="What the model does, where no card says it.")] = None,
+    part: Annotated[str | None, typer.Option(help="Key or position to explain, where the model returns several.")] = None,
     reduce: Annotated[Reduce, typer.Option(help="How a segmentation target adds up its voxels.")] = "sum",
     parcellation: Annotated[Path | None, typer.Option(help="Label image to add relevance up by.")] = None,
     names: Annotated[Path | None, typer.Option(help="Names of its labels: TSV, CSV, FreeSurfer table, dataset.json.")] = None,
@@ -50,12 +54,22 @@ def explain(
 ) -> None:
     """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report."""
     from radiolucent.case import Plan, explain_case
-    from radiolucent.errors import BadInput
+    from radiolucent.methods import from_settings
     from radiolucent.models import load
 
     network, card = load(model, weights, trust=trust_model)
+    if part is not None:
+        card = replace(card, output=int(part) if part.isdecimal() else part)
+    card = replace(card, task=task or card.task)
     plan = Plan(
-        _methods(method, set_, layer or card.layer), tuple(target), reduce, _frame(frame), nonfinite, colour, parcellation, names
+        from_settings(method, set_, layer or card.layer),
+        tuple(target),
+        reduce,
+        _frame(frame),
+        nonfinite,
+        colour,
+        parcellation,
+        names,
     )
     for wanted in target:
         card.index(wanted)
@@ -66,9 +80,9 @@ def explain(
             try:
                 summary = explain_case(image, folder, network, card, plan, overwrite=overwrite, say=say)
                 done.append({"status": "done", **summary})
-            except (BadInput, OSError, RuntimeError) as error:
-                done.append({"case": folder.name, "status": "failed", "reason": f"{error}"})
-                say(f"{image.name} failed: {error}")
+            except Exception as error:  # one case must not take the others along
+                done.append({"case": folder.name, "status": "failed", "reason": _reason(error)})
+                say(f"{image.name} failed: {_reason(error)}")
             step()
     _finish(done, as_json)
 
@@ -166,27 +180,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-def _methods(wanted: list[str], settings: list[str], layer: str) -> tuple[Any, ...]:
-    """Method names and key=value settings as methods; a setting that fits none of them is an error."""
-    from dataclasses import fields
-
-    from radiolucent.errors import BadInput
-    from radiolucent.methods import METHODS, at_layer, from_dict
-
-    values: dict[str, dict[str, Any]] = {name: {"method": name} for name in wanted}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        owner, _, name = key.rpartition(".")
-        if not equals or not name:
-            raise BadInput("a setting as name=value or method.name=value", setting, "For example --set samples=10.")
-        takers = [owner] if owner else [m for m in wanted if m in METHODS and name in {f.name for f in fields(METHODS[m])}]
-        if not takers or any(taker not in values for taker in takers):
-            raise BadInput(f"a setting of {', '.join(wanted)}", setting, "See `radiolucent methods` for their settings.")
-        for taker in takers:
-            values[taker][name] = value
-    return tuple(at_layer(from_dict(v), layer) if layer != "auto" else from_dict(v) for v in values.values())
-
-
 def _frame(text: str | None) -> Any:
     if text is None or text == "channels":
         return text
@@ -260,6 +253,11 @@ def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
             print(f"{sum(d['status'] == 'done' for d in done)} of {len(done)} cases done")
     if failed:
         raise typer.Exit(3)
+
+
+def _reason(error: Exception) -> str:
+    """An error of ours speaks for itself; another one needs its type to be understood."""
+    return str(error) if type(error).__name__ == "BadInput" else f"{type(error).__name__}: {error}"
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> None:

@@ -21,7 +21,7 @@ from radiolucent.hooks import Layer, last_layer, look
 from radiolucent.methods import as_dict, at_layer, first_order, from_dict
 from radiolucent.models.preprocessing import Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.targets import Select
+from radiolucent.targets import Select, part_of
 from radiolucent.volume import Volume
 
 
@@ -113,9 +113,12 @@ class Prediction:
         """The image as the model takes it, (1, c, *grid)."""
         return _tensor(self.model, self.image)
 
-    def labels(self) -> Volume:
-        """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid."""
-        output = self.output
+    def labels(self, part: str | int | None = None) -> Volume:
+        """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid.
+
+        `part` names the segmentation where the model returns a dict, tuple or list.
+        """
+        output = self.output if part is None else part_of(self.output, part)
         if not isinstance(output, Tensor) or output.ndim != self.image.data.ndim + 1:
             raise BadInput(
                 "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."

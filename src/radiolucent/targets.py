@@ -22,7 +22,8 @@ def _called(index: int, classes: Sequence[str], kind: str) -> str:
     return classes[index] if 0 <= index < len(classes) else f"{kind} {index}"
 
 
-def _as_tensor(output: Any) -> Tensor:
+def as_tensor(output: Any) -> Tensor:
+    """The output, if it is one tensor; else an error that says what it is and how to choose."""
     if isinstance(output, Tensor):
         if output.is_floating_point():
             return output
@@ -43,7 +44,7 @@ def _as_tensor(output: Any) -> Tensor:
 
 def _vector(output: Any, indices: tuple[int, ...], target: str) -> Tensor:
     """output as (b, k), with indices that exist."""
-    output = _as_tensor(output)
+    output = as_tensor(output)
     if output.ndim != 2:
         raise BadInput(
             f"an output of shape (batch, values) for {target}",
@@ -127,7 +128,7 @@ class Outputs:
         return f"Outputs({', '.join(map(str, self.indices or ()))})"
 
     def __call__(self, output: Any) -> Tensor:
-        output = _as_tensor(output)
+        output = as_tensor(output)
         output = output[:, None] if output.ndim == 1 else output
         output = _vector(output, self.indices or (), repr(self))
         return output[:, list(self.indices)].T if self.indices else output.T
@@ -187,7 +188,7 @@ class Region:
         return hash((self.labels, self.reduce))
 
     def _logits(self, output: Any) -> Tensor:
-        output = _as_tensor(output)
+        output = as_tensor(output)
         if output.ndim < 4:
             raise BadInput(
                 f"an output of shape (batch, classes, *grid) for {self!r}",
@@ -261,6 +262,22 @@ class Region:
         return type(self)(*self.labels, mask=mask, reduce=self.reduce)
 
 
+def part_of(output: Any, key: str | int) -> Any:
+    """The part of a dict, tuple or list that `key` names."""
+    try:
+        if isinstance(output, Tensor):  # an index would be a batch item
+            raise TypeError
+        return output[key]
+    except (KeyError, IndexError, TypeError):
+        if isinstance(output, dict):
+            have = f"the keys {list(output)}"
+        elif isinstance(output, (list, tuple)):
+            have = f"positions 0 to {len(output) - 1}"
+        else:
+            have = f"a {type(output).__name__}, which needs no selector"
+        raise BadInput(f"a part {key!r} in the model's output", have, "Choose one of those.") from None
+
+
 @dataclass(frozen=True)
 class Select:
     """A target on one part of an output that is a dict, tuple or list (`key`: its name or position)."""
@@ -268,25 +285,11 @@ class Select:
     key: str | int
     target: Target
 
-    def _part(self, output: Any) -> Any:
-        try:
-            if isinstance(output, Tensor):  # an index would be a batch item
-                raise TypeError
-            return output[self.key]
-        except (KeyError, IndexError, TypeError):
-            if isinstance(output, dict):
-                have = f"the keys {list(output)}"
-            elif isinstance(output, (list, tuple)):
-                have = f"positions 0 to {len(output) - 1}"
-            else:
-                have = f"a {type(output).__name__}, which needs no selector"
-            raise BadInput(f"a part {self.key!r} in the model's output", have, "Choose one of those.") from None
-
     def __call__(self, output: Any) -> Tensor:
-        return self.target(self._part(output))
+        return self.target(part_of(output, self.key))
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return self.target.names(classes)
 
     def fix(self, output: Any) -> Self:
-        return replace(self, target=self.target.fix(self._part(output)))
+        return replace(self, target=self.target.fix(part_of(output, self.key)))

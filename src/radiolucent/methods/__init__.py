@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from inspect import cleandoc
@@ -69,6 +69,25 @@ def from_dict(values: Mapping[str, Any]) -> Method:
         raise BadInput(f"all fields of {name}: {', '.join(known)}", str(error), "Give the missing ones.") from None
 
 
+def from_settings(names: Sequence[str], settings: Sequence[str], layer: str) -> tuple[Method, ...]:
+    """Methods by name, with settings such as "samples=10" (for each that has it) or "smooth-grad.samples=10".
+
+    `layer` replaces layer="auto"; a setting that fits none of the methods is an error.
+    """
+    values: dict[str, dict[str, Any]] = {name: {"method": name} for name in names}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        owner, _, name = key.rpartition(".")
+        if not equals or not name:
+            raise BadInput("a setting as name=value or method.name=value", setting, "For example samples=10.")
+        takers = [owner] if owner else [m for m in values if m in METHODS and name in {f.name for f in fields(METHODS[m])}]
+        if not takers or any(taker not in values for taker in takers):
+            raise BadInput(f"a setting of {', '.join(values)}", setting, "See `radiolucent methods` for their settings.")
+        for taker in takers:
+            values[taker][name] = value
+    return tuple(at_layer(from_dict(v), layer) for v in values.values())
+
+
 def describe(method: Method | type[Any]) -> dict[str, str]:
     """A method's name, one-line summary, equation and meaning, as its docstring gives them."""
     kind = method if isinstance(method, type) else type(method)
@@ -116,4 +135,5 @@ __all__ = [
     "describe",
     "first_order",
     "from_dict",
+    "from_settings",
 ]
