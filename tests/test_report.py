@@ -20,7 +20,7 @@ from radiolucent import Explanation, Parcellation, Volume, write_report
 from radiolucent.io.tables import Name
 from radiolucent.methods import GradCAM, Gradient
 from radiolucent.report import figures
-from radiolucent.report.picture import picture
+from radiolucent.report.picture import background, picture
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
 FLAGS = [
@@ -157,9 +157,7 @@ def planted(has_world: bool = True, axes: int = 3) -> tuple[Volume, Explanation]
 def test_pictures_are_the_right_way_round() -> None:
     scan, explanation = planted()
     drawn = picture(explanation.relevance[0])
-    from radiolucent.report.picture import for_display
-
-    figure = figures.slices(for_display(scan), drawn, "score")
+    figure = figures.slices(background(scan), drawn, "score")
     sagittal, coronal, axial = (a for a in figure.axes if a.images)
     for axis, upper in ((sagittal, "S"), (coronal, "S"), (axial, "A")):
         pixels = np.asarray(axis.images[0].get_array())
@@ -174,7 +172,7 @@ def test_pictures_are_the_right_way_round() -> None:
 
 def test_a_file_without_a_world_gets_no_orientation_marks() -> None:
     scan, explanation = planted(has_world=False)
-    figure = figures.slices(scan, picture(explanation.relevance[0]), "score")
+    figure = figures.slices(background(scan), picture(explanation.relevance[0]), "score")
     assert not [t for axis in figure.axes for t in axis.texts]
 
 

@@ -16,7 +16,7 @@ from radiolucent import Region, load, predict, read
 from radiolucent.demo import METHODS, SCAN
 from radiolucent.methods import describe
 from radiolucent.report import figures
-from radiolucent.report.picture import picture
+from radiolucent.report.picture import background, picture
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
             outline = labels == row + 1
             middle = tuple(int(i) for i in np.argwhere(outline).mean(0).round())
             drawn = picture(relevance)
-            figures.cut(axes[row, column], "sagittal", scan, drawn, middle, outline)
+            figures.cut(axes[row, column], "sagittal", background(scan), drawn, middle, outline)
             figures.legend(figure, [axes[row, column]], drawn, explanation.method.unit, short=True)
             axes[row, column].set_title(f"{describe(explanation.method)['name']}: {target}", fontsize=10)
     Path(sys.argv[1]).write_bytes(figures.png(figure, 90))

@@ -1,4 +1,7 @@
-"""Static pictures, drawn with matplotlib: for paper, for browsers without WebGL2, for a first look."""
+"""Static pictures, drawn with matplotlib: for paper, for browsers without WebGL2, for a first look.
+
+`scan` is everywhere the background that `picture.background` made: for display, in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from radiolucent.geometry import Array
-from radiolucent.report.picture import THRESHOLD, Picture, grey, lookup_table, overlay
+from radiolucent.report.picture import THRESHOLD, Picture, lookup_table, overlay
 from radiolucent.volume import Volume
 
 # View -> (axis that is cut, axis to the right, axis upwards, mark at the left, right, bottom, top)
@@ -42,8 +45,8 @@ def slices(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None
     figure = Figure(figsize=(10.5, 3.9), layout="constrained", facecolor="white")
     if scan.data.ndim == 3:
         plain, covered = figure.subplots(1, 2)
-        plain.imshow(grey(scan), cmap="gray", vmin=0, vmax=1)
-        covered.imshow(overlay(grey(scan), drawn.value))
+        plain.imshow(scan.data[0], cmap="gray", vmin=0, vmax=1)
+        covered.imshow(overlay(scan.data[0], drawn.value))
         if outline is not None and outline.any():
             covered.contour(outline, [0.5], colors=_OUTLINE, linewidths=0.8)
         axes = [plain, covered]
@@ -85,7 +88,7 @@ def cut(
     def plane(data: Array) -> Array:
         return np.take(data, at[cut_axis], cut_axis).T  # rows upwards, columns across: axes stay in order
 
-    axis.imshow(overlay(plane(grey(scan)), plane(drawn.value)), origin="lower", aspect=spacing[up] / spacing[across])
+    axis.imshow(overlay(plane(scan.data[0]), plane(drawn.value)), origin="lower", aspect=spacing[up] / spacing[across])
     if outline is not None and plane(outline).any():
         axis.contour(plane(outline), [0.5], colors=_OUTLINE, linewidths=0.8)
     axis.set_axis_off()

@@ -20,7 +20,7 @@ from radiolucent.explanation import Explanation
 from radiolucent.methods import describe
 from radiolucent.parcellation import Parcellation, by_region
 from radiolucent.report import figures
-from radiolucent.report.picture import OPACITY, THRESHOLD, Picture, for_display, grey, lookup_table, picture
+from radiolucent.report.picture import OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
 from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
@@ -61,7 +61,7 @@ def write_report(
     for explanation in explanations:
         scan.like(explanation.relevance[0].data[:1])
     parcellation = parcellation.on(scan.grid) if parcellation else None
-    shown = for_display(scan)
+    shown = background(scan)
     labels = for_display(parcellation.labels, nearest=True).data[0] if parcellation else None
     cards, maps = [], []
     for explanation in explanations:
@@ -97,7 +97,7 @@ def write_report(
             provenance=_provenance(explanations),
             version=VERSION,
             data={
-                "scan": _packed(shown, (grey(shown) * 255).round().astype(np.uint8)),
+                "scan": _packed(shown, (shown.data[0] * 255).round().astype(np.uint8)),
                 "maps": maps,
                 "labels": _labels(parcellation, shown, labels),
                 "colours": (lookup_table() * 255).round().astype(int).tolist(),

@@ -32,10 +32,11 @@ def for_display(volume: Volume, *, nearest: bool = False) -> Volume:
     return volume
 
 
-def grey(scan: Volume) -> Array:
-    """The scan's first channel in [0, 1], from its 0.5th to its 99.5th percentile."""
-    low, high = np.percentile(scan.data[0], [0.5, 99.5])
-    return np.clip((scan.data[0] - low) / max(float(high - low), 1e-12), 0, 1)
+def background(scan: Volume) -> Volume:
+    """The scan's first channel for display, in [0, 1] from its 0.5th to its 99.5th percentile."""
+    shown = for_display(Volume(scan.data[:1], scan.affine, scan.has_world))
+    low, high = np.percentile(shown.data, [0.5, 99.5])
+    return shown.like(np.clip((shown.data - low) / max(float(high - low), 1e-12), 0, 1).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +67,8 @@ def lookup_table() -> Array:
     return matplotlib.colormaps["managua_r"](np.linspace(0, 1, 255))[:, :3]
 
 
-def overlay(background: Array, value: Array) -> Array:
+def overlay(grey: Array, value: Array) -> Array:
     """A grey slice with the map over it, (rows, columns, 3)."""
     colour = lookup_table()[np.round((value + 1) * 127).astype(int)]
     alpha = (OPACITY * (np.abs(value) >= THRESHOLD))[..., None]
-    return background[..., None] * (1 - alpha) + colour * alpha
+    return grey[..., None] * (1 - alpha) + colour * alpha
