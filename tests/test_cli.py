@@ -129,6 +129,44 @@ def test_results_are_not_overwritten_unasked(tmp_path: Path) -> None:
     assert not kept.exists()
 
 
+def test_nothing_but_earlier_results_is_ever_overwritten(tmp_path: Path) -> None:
+    """Neither the scan itself, in a folder of its own name, nor a folder of somebody else's."""
+    scan = tmp_path / "data" / "case1" / "case1.nii.gz"
+    scan.parent.mkdir(parents=True)
+    shutil.copy(SCAN, scan)
+    refused = radiolucent("explain", scan, "--model", MODEL, "--out", "data", "--overwrite", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "holds an input" in refused.stderr
+    assert scan.read_bytes() == SCAN.read_bytes()
+    theirs = tmp_path / "out" / "case1" / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    refused = radiolucent("explain", scan, "--model", MODEL, "--out", "out", "--overwrite", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "holds something else" in refused.stderr
+    assert theirs.read_text() == "years of work"
+
+
+def test_a_model_without_a_card_takes_several_channels(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SPOT.replace("nn.Conv3d(1, 1, 1)", "nn.Conv3d(3, 1, 1)"))
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).random((3, 8, 8, 8)))
+    arguments = ("--model", "net:Spot", "--method", "gradient", "--target", 1, "--out", "out")
+    done = radiolucent("explain", "scan.npy", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    saved = json.loads((tmp_path / "out" / "scan" / "gradient" / "explanation.json").read_text())
+    assert saved["provenance"]["target"] == "Logits(1)"
+    assert nib.load(tmp_path / "out" / "scan" / "gradient" / "target_0.nii.gz").shape == (8, 8, 8, 3)
+
+
+def test_a_parcellation_cannot_lie_on_a_scan_without_a_world(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SPOT)
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).random((8, 8, 8)))
+    arguments = ("--model", "net:Spot", "--method", "gradient", "--target", 1, "--parcellation", SCAN, "--out", "out")
+    done = radiolucent("explain", "scan.npy", *arguments, cwd=tmp_path)
+    assert done.returncode == 3
+    assert "no world space" in done.stderr
+
+
 def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
     for folder in ("a", "B"):
         (tmp_path / folder).mkdir()

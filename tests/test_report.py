@@ -1,5 +1,7 @@
 """The report, opened as a user opens it: from the disk, offline, in a real browser."""
 
+import base64
+import gzip
 import io
 import json
 import re
@@ -183,6 +185,33 @@ def test_the_legend_tells_scale_and_sign() -> None:
     assert drawn.scale == pytest.approx(3.0)
     positive = picture(Volume(np.abs(explanation.relevance[0].data)))
     assert not positive.signed
+
+
+def test_profiles_show_millimetres_of_the_world_on_an_oblique_grid() -> None:
+    turn = np.deg2rad(20)
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    affine[:3, 3] = -affine[:3, :3] @ [50, 50, 50]
+    scan = Volume(np.ones((1, 101, 101, 101), np.float32), affine)
+    figure = figures.profiles(scan, scan)
+    for axis in figure.axes:
+        low, high = axis.dataLim.x0, axis.dataLim.x1
+        assert abs(low + high) < 1e-6, "the middle slice lies at 0 mm"
+
+
+def test_labels_below_zero_keep_their_colours() -> None:
+    from radiolucent.report.html import _labels
+
+    data = np.array([-3, 0, 5, 5], np.int32).reshape(1, 2, 2, 1)
+    volume = Volume(data)
+    names = {-3: Name("below", colour="#010203"), 5: Name("above", colour="#040506")}
+    made = _labels(Parcellation(volume, names), volume, data[0])
+    assert made is not None
+    raw = gzip.decompress(base64.b64decode(made["image"]))
+    dense = np.frombuffer(raw[352:], np.uint8).reshape(2, 2, 1, order="F")
+    table = made["table"]
+    colours = {int(v): (table["R"][d], table["labels"][d]) for v, d in zip(data.ravel(), dense.ravel(), strict=True)}
+    assert colours == {-3: (1, "below"), 0: (0, "background"), 5: (4, "above")}
 
 
 def test_hostile_names_stay_text(tmp_path: Path, browser: Any) -> None:

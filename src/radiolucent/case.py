@@ -65,7 +65,7 @@ def explain_case(
     """
     start = time.perf_counter()
     scan = io.read(image, frame=plan.frame, nonfinite=plan.nonfinite, colour=plan.colour)
-    if len(scan.data) != card.channels:
+    if card.channels is not None and len(scan.data) != card.channels:
         raise BadInput(
             f"{card.channels} channel(s), as {card.name} was trained on",
             f"{len(scan.data)} in {image.name}",
@@ -82,6 +82,12 @@ def explain_case(
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
     segments = _is_segmentation(_output(prediction, card), card)
     parcellation, parcellation_name = _parcellation(prediction, card, plan, segments)
+    if parcellation and parcellation.labels.grid != scan.grid and not (scan.has_world and parcellation.labels.has_world):
+        raise BadInput(
+            f"a parcellation on the scan's own grid ({scan.grid}), since one of them has no world space",
+            f"{parcellation.labels.grid}",
+            "Resample it to the scan's voxels first.",
+        )
     with io.new_folder(folder, replace=overwrite) as new:
         folders = _unique([describe(e.method)["name"] for e in explanations])
         for name, explanation in zip(folders, explanations, strict=True):
@@ -133,6 +139,10 @@ def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     elif card.task == "regression":
         chosen = Outputs(*indices)
     else:
+        if output.ndim != 2:
+            raise BadInput(
+                "a classifier's output (batch, classes)", f"shape {tuple(output.shape)}", "Is it a regression? Say so with --task."
+            )
         chosen = Logits(*(indices or [int(output.argmax(1)[0])]))
     return chosen if card.output is None else Select(card.output, chosen)
 

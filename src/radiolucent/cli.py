@@ -54,6 +54,7 @@ def explain(
 ) -> None:
     """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report."""
     from radiolucent.case import Plan, explain_case
+    from radiolucent.errors import BadInput
     from radiolucent.methods import from_settings
     from radiolucent.models import load
 
@@ -73,7 +74,10 @@ def explain(
     )
     for wanted in target:
         card.index(wanted)
-    cases = _cases(images, out, overwrite)
+    if names and not parcellation:
+        raise BadInput("--names with --parcellation", "--names alone", "Give the label image too, or leave the names out.")
+    inputs = [*images, *(Path(p) for p in (model, weights, parcellation, names) if p)]
+    cases = _cases(images, out, overwrite, inputs)
     done: list[dict[str, Any]] = []
     with _progress(len(cases), as_json) as (say, step):
         for image, folder in cases:
@@ -108,12 +112,12 @@ def layers(
     if image is not None:
         prediction = predict(network, io.read(image), card.preprocessing)
     elif shape or card.preprocessing.size:
-        size = tuple(int(n) for n in shape.split(",")) if shape else (card.channels, *(card.preprocessing.size or ()))
+        size = _numbers(shape) if shape else (card.channels or 1, *(card.preprocessing.size or ()))
         prediction = predict(network, Volume(np.zeros(size, np.float32)))
     else:
         raise BadInput("the size of an input", "a card without preprocessing size", "Give --image or --shape 1,96,96,96.")
     found = prediction.layers
-    auto = last_layer(found).partition("#")[0]
+    auto = last_layer(found).partition("#")[0] if any(x.is_spatial and not x.is_output for x in found) else ""
     if as_json:
         rows = [{"layer": x.name, "kind": x.kind, "shape": list(x.shape), "runs": x.runs, "spatial": x.is_spatial} for x in found]
         print(json.dumps({"auto": auto, "layers": rows}, indent=1))
@@ -180,6 +184,12 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise typer.BadParameter(f"--shape takes whole numbers such as 1,96,96,96, not {text!r}")
+    return tuple(int(part) for part in text.split(","))
+
+
 def _frame(text: str | None) -> Any:
     if text is None or text == "channels":
         return text
@@ -188,7 +198,7 @@ def _frame(text: str | None) -> Any:
     raise typer.BadParameter(f"--frame takes a number from 0 or 'channels', not {text!r}")
 
 
-def _cases(images: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, Path]]:
+def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -> list[tuple[Path, Path]]:
     """Each image with its folder; what would lose or mix up results is refused before any work."""
     from radiolucent import io
     from radiolucent.errors import BadInput
@@ -201,8 +211,15 @@ def _cases(images: list[Path], out: Path, overwrite: bool) -> list[tuple[Path, P
         seen[name] = image
         if image.resolve().parent == out.resolve():
             raise BadInput("an output folder apart from the scans", str(out), "Choose another --out.")
-        if (out / io.stem(image)).exists() and not overwrite:
-            raise BadInput("no results yet", f"the folder {out / io.stem(image)}", "Choose another --out, or pass --overwrite.")
+        folder = out / io.stem(image)
+        if not io.stem(image):
+            raise BadInput("a scan with a name before its suffix", image.name, "Rename it.")
+        if any(path.resolve().is_relative_to(folder.resolve()) for path in inputs):
+            raise BadInput("results apart from what they are made of", f"{folder} holds an input", "Choose another --out.")
+        if folder.exists() and not overwrite:
+            raise BadInput("no results yet", f"the folder {folder}", "Choose another --out, or pass --overwrite.")
+        if folder.exists() and any(folder.iterdir()) and not (folder / "summary.json").is_file():
+            raise BadInput("earlier results to overwrite", f"{folder}, which holds something else", "Choose another --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".radiolucent-can-write"

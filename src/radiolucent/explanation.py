@@ -123,8 +123,9 @@ class Prediction:
             raise BadInput(
                 "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."
             )
-        labels = (output > 0)[:, 0] if output.shape[1] == 1 else output.argmax(1)
-        return self.image.like(labels.cpu().numpy().astype(np.int32)).on(self.scan.grid, nearest=True)
+        labels = ((output > 0)[:, 0] if output.shape[1] == 1 else output.argmax(1)).cpu().numpy().astype(np.int32)
+        cells = coarsen(self.image.grid, labels.shape[1:])  # some models answer on a coarser grid
+        return Volume(labels, cells.affine, self.image.has_world).on(self.scan.grid, nearest=True)
 
     def explain(
         self,
@@ -139,6 +140,7 @@ class Prediction:
         A method that fails raises, or, where `failed` is given, is handed to it with its reason while
         the others go on.
         """
+        recipe = repr(targets)
         targets = targets.fix(self.output)
         scores = tuple(targets(self.output).detach()[:, 0].tolist())
         auto = _auto(methods, self.layers)
@@ -147,15 +149,18 @@ class Prediction:
         groups: list[list[Method]] = [list(shared)] if shared else []
         groups += [[m] for m in methods if not isinstance(m, FirstOrder)]
         done: dict[int, Explanation] = {}
-        common = provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
+        common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
             try:
                 made = self._run(group, targets)
-            except BadInput as error:
+            except Exception as error:  # also what a guest or the memory may raise
+                if failed is None:
+                    raise
                 if len(group) > 1:  # one bad layer must not take the others along
                     groups.extend([m] for m in group)
                     continue
-                made = [error]
+                reason = f"{type(error).__name__}: {error}"
+                made = [error if isinstance(error, BadInput) else BadInput(f"a map from {group[0]}", reason, "Mend the model.")]
             for method, result in zip(group, made, strict=True):
                 if isinstance(result, BadInput):
                     if failed is None:

@@ -74,6 +74,8 @@ def from_settings(names: Sequence[str], settings: Sequence[str], layer: str) -> 
 
     `layer` replaces layer="auto"; a setting that fits none of the methods is an error.
     """
+    if len(set(names)) < len(names):
+        raise BadInput("each method once", ", ".join(names), "Run twice for two settings of one method.")
     values: dict[str, dict[str, Any]] = {name: {"method": name} for name in names}
     for setting in settings:
         key, equals, value = setting.partition("=")

@@ -26,7 +26,7 @@ class Card:
             only with trust).
         arguments: keyword arguments of the network.
         weights: file name of the weights, safetensors or a state dict.
-        channels: number of input channels.
+        channels: number of input channels; None where nobody says it (module:factory).
         classes: names of the classes, labels or outputs, in the order of the output.
         layer: the layer for layer-wise methods where the user names none ("auto": the last with a grid).
         output: key or position of the part to explain, where the model returns several.
@@ -39,7 +39,7 @@ class Card:
     network: str
     weights: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    channels: int = 1
+    channels: int | None = 1
     classes: tuple[str, ...] = ()
     layer: str = "auto"
     output: str | int | None = None

@@ -49,7 +49,7 @@ def load(model: str | Path, weights: str | Path | None = None, *, trust: bool = 
         load_weights(network, Path(weights) if weights else _inside(card_path.parent, card.weights))
     elif module and factory:
         network = _made(_factory(text), {}, text, f"a network from {text}", "Mend it, or name another.")
-        card = Card(name=text, task="classification", network=text, weights=str(weights or ""))
+        card = Card(name=text, task="classification", network=text, weights=str(weights or ""), channels=None)
         if weights:
             load_weights(network, Path(weights))
     else:

@@ -149,4 +149,6 @@ def _places(scan: Volume) -> list[tuple[str, Array]]:
     if not scan.has_world:
         return [(f"slice of axis {d}", i) for d, i in enumerate(index)]
     names = ("x, left to right (mm)", "y, back to front (mm)", "z, bottom to top (mm)")
-    return [(name, i * scan.affine[d, d] + scan.affine[d, 3]) for d, (name, i) in enumerate(zip(names, index, strict=True))]
+    middle = (np.array(scan.grid.shape) - 1) / 2
+    through = scan.affine[:3, :3] @ middle + scan.affine[:3, 3]  # on an oblique grid: along the line through the centre
+    return [(name, through[d] + (i - middle[d]) * scan.affine[d, d]) for d, (name, i) in enumerate(zip(names, index, strict=True))]

@@ -20,7 +20,7 @@ from radiolucent.explanation import Explanation
 from radiolucent.methods import describe
 from radiolucent.parcellation import Parcellation, by_region
 from radiolucent.report import figures
-from radiolucent.report.picture import OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
+from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
 from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
@@ -61,12 +61,13 @@ def write_report(
     for explanation in explanations:
         scan.like(explanation.relevance[0].data[:1])
     parcellation = parcellation.on(scan.grid) if parcellation else None
-    shown = background(scan)
-    labels = for_display(parcellation.labels, nearest=True).data[0] if parcellation else None
+    most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in explanations))
+    shown = background(scan, most)
+    labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
     cards, maps = [], []
     for explanation in explanations:
         for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
-            drawn = picture(relevance)
+            drawn = picture(relevance, most)
             label = (outlines or {}).get(target)
             outline = (labels == label) if labels is not None and label is not None else None
             cards.append(_card(shown, relevance, drawn, explanation, target, outline))
@@ -140,8 +141,13 @@ def _policy(*scripts: str) -> str:
 
 
 def _packed(on: Volume, data: np.ndarray[Any, Any]) -> str:
-    content = io.to_nifti(Volume(data[None], on.affine, True))
+    content = io.to_nifti(Volume(data[None], _page_affine(on), True))
     return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+
+
+def _page_affine(on: Volume) -> np.ndarray[Any, Any]:
+    """The affine for the viewer: without a world only voxel sizes, so that nothing is mirrored."""
+    return on.affine if on.has_world else np.diag([*(*on.grid.spacing, 1.0)[:3], 1.0])
 
 
 def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, str]:
@@ -167,7 +173,7 @@ def _map(shown: Volume, drawn: Picture, explanation: Explanation, target: str) -
         "signed": drawn.signed,
         "unit": explanation.method.unit,
         "peak": list(drawn.peak),
-        "peak_mm": (shown.affine[:3, :3] @ peak + shown.affine[:3, 3]).tolist(),
+        "peak_mm": (_page_affine(shown) @ [*peak, 1])[:3].tolist(),
     }
 
 
@@ -178,7 +184,9 @@ def _labels(parcellation: Parcellation | None, shown: Volume, labels: Any) -> di
     import matplotlib
 
     values = [v for v in parcellation.values if v != 0]
-    dense = np.searchsorted([0, *values], labels) if min(values, default=0) >= 0 else labels
+    order = np.array([0, *values])
+    rank = order.argsort()
+    dense = rank[np.searchsorted(order, labels, sorter=rank)]
     wheel = matplotlib.colormaps["tab20"]
     rgb = [[0, 0, 0]]
     for number, value in enumerate(values):

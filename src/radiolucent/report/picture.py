@@ -18,23 +18,24 @@ THRESHOLD = 0.2
 """Share of the scale below which a map is not drawn."""
 
 OPACITY = 0.75
-_MOST_VOXELS = 1 << 24
+MOST_VOXELS = 1 << 24
+"""Of one volume on a page; four such volumes are the most that a page holds."""
 
 
-def for_display(volume: Volume, *, nearest: bool = False) -> Volume:
-    """The volume with axes that run to the right, front and top, and at most 16.8 M voxels."""
+def for_display(volume: Volume, most: int = MOST_VOXELS, *, nearest: bool = False) -> Volume:
+    """The volume with axes that run to the right, front and top, and at most `most` voxels."""
     if volume.data.ndim == 4 and volume.has_world:
         volume = volume.on(reorient(volume.grid, "RAS"))
     voxels = volume.data[0].size
-    if voxels > _MOST_VOXELS:
-        factor = (voxels / _MOST_VOXELS) ** (1 / (volume.data.ndim - 1))
+    if voxels > most:
+        factor = (voxels / most) ** (1 / (volume.data.ndim - 1))
         volume = volume.on(coarsen(volume.grid, tuple(max(1, int(n / factor)) for n in volume.grid.shape)), nearest=nearest)
     return volume
 
 
-def background(scan: Volume) -> Volume:
+def background(scan: Volume, most: int = MOST_VOXELS) -> Volume:
     """The scan's first channel for display, in [0, 1] from its 0.5th to its 99.5th percentile."""
-    shown = for_display(Volume(scan.data[:1], scan.affine, scan.has_world))
+    shown = for_display(Volume(scan.data[:1], scan.affine, scan.has_world), most)
     low, high = np.percentile(shown.data, [0.5, 99.5])
     return shown.like(np.clip((shown.data - low) / max(float(high - low), 1e-12), 0, 1).astype(np.float32))
 
@@ -52,9 +53,9 @@ class Picture:
         return bool((self.value < 0).any())
 
 
-def picture(relevance: Volume) -> Picture:
+def picture(relevance: Volume, most: int = MOST_VOXELS) -> Picture:
     """Channels added up; full colour at the 99th percentile of |R| over the voxels where R is not 0."""
-    total = for_display(relevance).data.sum(0)
+    total = for_display(relevance, most).data.sum(0)
     size = np.abs(total)
     scale = float(np.percentile(size[size > 0], 99)) if size.any() else 1.0
     smooth = gaussian_filter(size, 1.5)

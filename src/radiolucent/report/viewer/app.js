@@ -29,6 +29,7 @@ async function startNiivue() {
     dragAndDropEnabled: false, isResizeCanvas: true, show3Dcrosshair: true, backColor: [0, 0, 0, 1],
     isColorbar: false, loadingText: "", multiplanarForceRender: true, multiplanarLayout: MULTIPLANAR_TYPE.GRID, crosshairWidth: 0.4,
     crosshairColor: [0.9, 0.9, 0.9, 0.6], fontColor: [1, 0.85, 0.2, 1],
+    isOrientationTextVisible: data.has_world,
   });
   await nv.attachToCanvas(at("gl"));
   const ramp = (part) => ({
@@ -90,7 +91,7 @@ async function startCanvas() {
   const scan = await unpack(data.scan);
   const labels = data.labels ? await unpack(data.labels.image) : null;
   const maps = new Map();
-  const flat = scan.dims[2] === 1;
+  const flat = data.maps[0].peak.length === 2;
   const views = flat ? [[2, 1, 0]] : [[0, 1, 2], [1, 0, 2], [2, 0, 1]]; // cut, across, up
   const letters = ["LR", "PA", "IS"];
   const names = ["sagittal", "coronal", "axial"];
