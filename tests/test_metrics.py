@@ -212,6 +212,19 @@ def test_otsu(seed: int) -> None:
     assert found == pytest.approx(skimage.threshold_otsu(values), rel=1e-12)
 
 
+def test_otsu_where_values_lie_on_the_edges_of_bins() -> None:
+    values = np.random.default_rng(0).integers(0, 257, 400) ** 2 // 256 / 256
+    values[:2] = 0, 1
+    assert otsu(Attention(values, Volume(values[None, None]).grid)) == pytest.approx(slow_otsu(values), rel=1e-12)
+
+
+def test_a_voxel_without_attention_is_never_pointed_at() -> None:
+    a = np.zeros((10, 10), np.float32)
+    a[0, :4] = [1, 2, 3, 4]
+    mask = box((10, 10), (0, 1), (0, 2))
+    assert scores(a, mask, "ioa@p10", "wioa@p10", "iou@p50") == pytest.approx({"ioa@p10": 0.5, "wioa@p10": 0.3, "iou@p50": 0.5})
+
+
 @pytest.fixture
 def medcam_score(monkeypatch: pytest.MonkeyPatch) -> Callable[..., float]:
     """M3d-CAM's own comp_score; today's numpy has lost the alias np.float that it needs."""

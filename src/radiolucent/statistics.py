@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -48,9 +49,14 @@ def bootstrap_mean(
 
         found = bootstrap((known,), np.mean, n_resamples=resamples, confidence_level=level, method="BCa", rng=seed)
         return Mean(mean, float(found.confidence_interval.low), float(found.confidence_interval.high), n, missing)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)  # how often each value is drawn
-    low, high = np.quantile(draws @ known / n, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(_draws(n, resamples, seed) @ known / n, [(1 - level) / 2, (1 + level) / 2])
     return Mean(mean, float(low), float(high), n, missing)
+
+
+@lru_cache(maxsize=4)  # most groups of a table have the same number of cases
+def _draws(n: int, resamples: int, seed: int) -> Array:
+    """How often each of n values is drawn, (resamples, n)."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
 
 
 def means(
