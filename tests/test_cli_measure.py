@@ -20,7 +20,7 @@ from radiolucent.volume import Volume
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Two cases of two layers each, and their masks; the second case attends to both labels alike."""
+    """Two cases of two layers each, and their masks; the second case points at both labels alike."""
     (tmp_path / "masks").mkdir()
     for case, value in (("case1", 0.5), ("case2", 1.0)):
         for layer in ("early", "late"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from radiolucent import io
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.metrics import METRICS, Attention, IoA, IoU, PointingGame, WeightedIoA, describe, from_text, label_of, measure
+from radiolucent.metrics import METRICS, IoA, IoU, Mass, PointingGame, WeightedIoA, describe, from_text, label_of, measure
 from radiolucent.metrics.thresholds import cut, otsu
 from radiolucent.volume import Volume
 
@@ -33,12 +33,12 @@ def scores(relevance: np.ndarray, mask: np.ndarray, *metrics: str, **options: ob
 
 @pytest.mark.parametrize("axes", [2, 3])
 def test_a_box_in_a_box(axes: int) -> None:
-    """Attention 3 in a core inside the mask and 1 in a rim that reaches out of it; all else 0."""
+    """Mass 3 in a core inside the mask and 1 in a rim that reaches out of it; all else 0."""
     shape, depth = ((10, 8), 1) if axes == 2 else ((10, 8, 6), 2)
     through = (0, 2)  # along the third axis, where there is one
     a = box(shape, (1, 5), (2, 4), through) + 2.0 * box(shape, (1, 3), (2, 4), through)
     mask = box(shape, (0, 4), (2, 4), through)
-    # in cells of the section: core 4 (attention 3), rim 4 (attention 1), of which 2 in the mask of 8
+    # in cells of the section: core 4 (mass 3), rim 4 (mass 1), of which 2 in the mask of 8
     core, rim, rim_in, masked, n = 4 * depth, 4 * depth, 2 * depth, 8 * depth, int(np.prod(shape))
     precision_core, precision_both, everything = 1, (core + rim_in) / (core + rim), masked / n
     expected = {
@@ -160,7 +160,7 @@ def test_rank_metrics_are_scikit_learn_s(seed: int, axes: int, ties: bool) -> No
 def test_thresholded_metrics_by_their_definitions(seed: int, threshold: str | float, part: str) -> None:
     R, mask = random_case(seed)
     a = np.maximum(R, 0) if part == "positive" else np.abs(R)
-    t = cut(Attention(a, Volume(R[None]).grid), threshold)
+    t = cut(Mass(a, Volume(R[None]).grid), threshold)
     A, M, w = (a >= np.float32(t)) & (a > 0), mask == 1, a - a.min()
     found = scores(R, mask, *(f"{name}@{threshold}" for name in ("ioa", "wioa", "iou", "dice")), part=part)
     expected = (
@@ -206,7 +206,7 @@ def test_otsu(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = np.concatenate([rng.normal(1, 0.3, 700), rng.normal(3, 0.5, 60 * seed + 20)]).clip(0)
     rng.shuffle(values)
-    found = otsu(Attention(values, Volume(values[None, None]).grid))
+    found = otsu(Mass(values, Volume(values[None, None]).grid))
     assert found == pytest.approx(slow_otsu(values), rel=1e-12)
     skimage = pytest.importorskip("skimage.filters")
     assert found == pytest.approx(skimage.threshold_otsu(values), rel=1e-12)
@@ -215,10 +215,10 @@ def test_otsu(seed: int) -> None:
 def test_otsu_where_values_lie_on_the_edges_of_bins() -> None:
     values = np.random.default_rng(0).integers(0, 257, 400) ** 2 // 256 / 256
     values[:2] = 0, 1
-    assert otsu(Attention(values, Volume(values[None, None]).grid)) == pytest.approx(slow_otsu(values), rel=1e-12)
+    assert otsu(Mass(values, Volume(values[None, None]).grid)) == pytest.approx(slow_otsu(values), rel=1e-12)
 
 
-def test_a_voxel_without_attention_is_never_pointed_at() -> None:
+def test_a_voxel_without_mass_is_never_pointed_at() -> None:
     a = np.zeros((10, 10), np.float32)
     a[0, :4] = [1, 2, 3, 4]
     mask = box((10, 10), (0, 1), (0, 2))
@@ -244,6 +244,18 @@ def test_m3d_cam_s_values(axes: int, threshold: str | float, medcam_score: Calla
             found = scores(relevance, mask, *(f"{name}@{threshold}" for name in ("ioa", "wioa", "iou")), part=part)
             theirs = [medcam_score(relevance, mask, name, threshold) for name in ("ioa", "wioa", "iou")]
             np.testing.assert_allclose(list(found.values()), theirs, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_m3d_cam_is_wrong(medcam_score: Callable[..., float]) -> None:
+    """As docs/evaluation.md says: an empty mask scores 0, a constant map NaN, a half-way label passes as none."""
+    R, mask = np.abs(random_case(0)[0]), random_case(0)[1]
+    assert medcam_score(R, np.zeros_like(mask), "iou") == 0
+    assert np.isnan(medcam_score(np.ones_like(R), mask, "ioa"))
+    soft = np.where(mask == 1, 0.5, 0.0)
+    soft.flat[0] = 1
+    assert medcam_score(R, soft, "iou") == medcam_score(R, (soft == 1) * 1, "iou")
+    assert medcam_score(R[:, :, :-1], mask, "iou") > 0  # another grid is stretched to fit
 
 
 # One preparation for all labels.
@@ -333,7 +345,7 @@ def test_what_has_no_value_says_why() -> None:
     assert set(reasons(-np.ones((6, 5))).values()) == {"the map has no positive relevance"}
     constant = reasons(np.ones((6, 5)))
     assert {"ioa@otsu", "wioa@otsu", "iou@otsu", "dice@otsu"} <= set(constant)
-    assert constant["iou@otsu"] == "the attention is the same everywhere"
+    assert constant["iou@otsu"] == "the map is the same everywhere"
     assert "no voxel reaches the threshold" in constant["ioa@r9"]
     assert "whole image" in reasons(np.arange(30).reshape(6, 5), np.ones((6, 5), np.int32))["auroc"]
 

@@ -16,6 +16,7 @@ from radiolucent.evaluation import Map, evaluate, find_maps, labels_of, pair, wi
 from radiolucent.explanation import Explanation
 from radiolucent.methods import GradCAM, Gradient, SmoothGrad, as_dict
 from radiolucent.report.depth import by_depth
+from radiolucent.report.figures import png
 from radiolucent.scores import Scores, titles
 from radiolucent.volume import Volume
 
@@ -26,7 +27,7 @@ MASK[0, 4:] = 2
 
 
 def explanation(method: object, value: float, **provenance: object) -> Explanation:
-    """Two targets: attention 1 in label 1 and `value` in label 2, and the other way round."""
+    """Two targets: mass 1 in label 1 and `value` in label 2, and the other way round."""
     maps = []
     for inside in (1, 2):
         data = np.where(inside == MASK, 1, np.where(MASK == 0, 0, value))
@@ -63,9 +64,11 @@ def test_means_over_cases_in_the_order_of_the_layers() -> None:
     (one,) = [row for row in means if (row["layer"], row["target"], row["label"]) == ("late", "one", 1)]
     assert one["mean"] == pytest.approx((1 / 1.5 + 1 / 2) / 2)
     assert (one["low"], one["high"], one["n"], one["missing"]) == (pytest.approx(0.5), pytest.approx(1 / 1.5), 2, 0)
-    given = Scores(["late", "early"])
+    scores.measure("a", explanation(Gradient(), 0.5), Volume(MASK, AFFINE), metrics=["iou"])
+    assert scores.layers == ["", "early", "late"]  # the input comes first
+    given = Scores(["", "late", "early"])
     given.take(scores)
-    assert given.layers == ["late", "early"]
+    assert given.layers == ["", "late", "early"]
     assert given.rows() == scores.rows()
 
 
@@ -122,6 +125,17 @@ def test_the_plot_shows_means_and_intervals_in_order() -> None:
     assert len(names) == 60
 
 
+def test_any_text_can_stand_in_the_plot() -> None:
+    rows = [
+        {"metric": "$x^", "layer": layer, "target": target, "mean": 0.5, "low": float("nan"), "high": float("nan")}
+        for layer in ("_a$b", "$\\frac{$")
+        for target in ("_hidden $5 to $6", "<b>$")
+    ]
+    figure = by_depth(rows, ["_a$b", "$\\frac{$"], ["target"])
+    assert png(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r" _hidden \$5 to \$6", r"<b>\$"]
+
+
 def test_methods_in_columns() -> None:
     assert titles(as_dict(GradCAM("layer4"))) == ("grad-cam", "", "layer4")
     name, settings, layer = titles(as_dict(SmoothGrad(GradCAM("layer4"), samples=5)))
@@ -172,7 +186,15 @@ def test_maps_that_are_files(tmp_path: Path) -> None:
 
 
 def test_masks_are_paired_by_name_or_not_at_all(tmp_path: Path) -> None:
-    for name in ("case_1.nii.gz", "case_2_seg.nii.gz", "case_2_3.nii.gz", "patient-7.mgz", "notes.txt", ".case_9.nii.gz"):
+    for name in (
+        "case_1.nii.gz",
+        "case_1_old.nii.gz",
+        "case_2_seg.nii.gz",
+        "case_2_3.nii.gz",
+        "patient-7.mgz",
+        "notes.txt",
+        ".case_9.nii.gz",
+    ):
         (tmp_path / name).touch()
     found = pair(["case_1", "case_2", "case_2_3", "patient-7_0000"], [tmp_path])
     assert {case: path.name for case, path in found.items()} == {

@@ -1,6 +1,8 @@
 """Rows to CSV, Parquet and Excel: what is written is what is read, and no cell is a formula."""
 
+import re
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import openpyxl
@@ -41,6 +43,15 @@ def test_row_44_no_cell_of_excel_is_a_formula(tmp_path: Path, cell: str) -> None
         assert sheet[place].data_type == "s"
         assert str(sheet[place].value).startswith("'")
     assert sheet["B2"].value == -1.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_excel_has_an_empty_cell_where_there_is_no_number(tmp_path: Path, value: float) -> None:
+    path = write_table(tmp_path / "a.xlsx", [{"a": 1.0, "b": value, "c": 3.0}])
+    with ZipFile(path) as archive:
+        sheet = archive.read("xl/worksheets/sheet1.xml").decode()
+    assert not re.search("nan|inf|#NUM", sheet, re.I)
+    assert cells(path, "table")[1] == [1, None, 3]
 
 
 def test_parquet_keeps_types_and_text_as_it_is(tmp_path: Path) -> None:

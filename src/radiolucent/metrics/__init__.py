@@ -26,7 +26,7 @@ from radiolucent.metrics.localization import (
     WeightedIoA,
 )
 from radiolucent.metrics.measuring import rows_of
-from radiolucent.metrics.prepared import Attention, Inside, Part, Undefined
+from radiolucent.metrics.prepared import Inside, Mass, Part, Undefined
 from radiolucent.volume import Volume
 
 METRICS: dict[str, type[Any]] = {
@@ -69,7 +69,7 @@ def measure(
             threshold where they need one.
         labels: which labels; default: those that the mask holds. One that it does not hold gets NaN and a reason.
         names: label -> name; a label in the mask without a name is then an error.
-        part: what counts as attention in a signed map: "positive" (evidence for the target) or "absolute".
+        part: what counts as mass in a signed map: "positive" (evidence for the target) or "absolute".
         resample: bring a mask on another grid onto the map's (nearest neighbour), with a warning.
 
     Returns:
@@ -129,7 +129,6 @@ def describe(metric: Metric | type[Any]) -> dict[str, str]:
 __all__ = [
     "AUROC",
     "METRICS",
-    "Attention",
     "AveragePrecision",
     "Dice",
     "EnergyPointingGame",
@@ -137,6 +136,7 @@ __all__ = [
     "Inside",
     "IoA",
     "IoU",
+    "Mass",
     "MassConcentration",
     "MaxF1",
     "Metric",

@@ -1,7 +1,7 @@
 """Localization: does a map point at what is known to be there? Maps against masks, no model needed.
 
-Throughout, a[p] >= 0 is the attention at voxel p (see Attention: what counts as attention in a signed map),
-M the mask, A(t) = {p: a[p] >= t, a[p] > 0}, and t the threshold in the map's own unit.
+Throughout, a[p] >= 0 is the relevance mass of voxel p (see Mass: what counts in a signed map), M the mask,
+A(t) = {p: a[p] >= t, a[p] > 0} what is pointed at, and t the threshold in the map's own unit.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class _Thresholded:
 
     def overlap(self, inside: Inside) -> tuple[float, int, int, int]:
         """(t, |A & M|, |A|, |M|)"""
-        t = cut(inside.attention, self.threshold)
-        return t, inside.above(t), inside.attention.above(t), inside.voxels
+        t = cut(inside.mass, self.threshold)
+        return t, inside.above(t), inside.mass.above(t), inside.voxels
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class IoA(_Thresholded):
 
 @dataclass(frozen=True)
 class WeightedIoA(_Thresholded):
-    """Intersection over attention, each voxel weighted by its attention (M3d-CAM's `wioa`).
+    """Intersection over attention, each voxel weighted by its mass (M3d-CAM's `wioa`).
 
         wIoA = sum_{p in A(t) & M} (a[p] - min a) / sum_{p in A(t)} (a[p] - min a)
 
-    Higher is better. Subtracting the smallest attention is M3d-CAM's scaling to 0..1, kept so that the values
+    Higher is better. Subtracting the smallest mass is M3d-CAM's scaling to 0..1, kept so that the values
     agree; maps with zeros are not touched by it. (Its `wiou` divides a weighted part by an unweighted one and
     can say nothing; it has no counterpart here.)
     """
@@ -86,9 +86,9 @@ class WeightedIoA(_Thresholded):
     def __call__(self, inside: Inside) -> Score:
         t, _, pointed, _ = self.overlap(inside)
         _some(pointed)
-        whole = excess(inside.attention, t)
+        whole = excess(inside.mass, t)
         if whole <= 0:
-            raise Undefined("the attention is the same everywhere")
+            raise Undefined("the map is the same everywhere")
         return Score(inside.excess(t) / whole, t)
 
 
@@ -145,24 +145,24 @@ class PointingGame:
             raise BadInput("a tolerance of 0 mm or more", repr(self.tolerance_mm), "Correct it.")
 
     def __call__(self, inside: Inside) -> Score:
-        attention = inside.attention
-        peaks = np.flatnonzero(attention.values.reshape(-1) == attention.high)
+        mass = inside.mass
+        peaks = np.flatnonzero(mass.values.reshape(-1) == mass.high)
         hit = np.isin(peaks, inside.index, assume_unique=True)
         if self.tolerance_mm and not hit.all():
             near = cKDTree(_world(inside, inside.index)).query(_world(inside, peaks[~hit]))[0]
             hit[~hit] = near <= self.tolerance_mm + 1e-6
-        return Score(float(hit.mean()), attention.high)
+        return Score(float(hit.mean()), mass.high)
 
 
 @dataclass(frozen=True)
 class EnergyPointingGame:
-    """The share of the attention that lies in the mask (Score-CAM's energy-based pointing game, Wang et al., CVPRW 2020).
+    """The share of the mass that lies in the mask (Score-CAM's energy-based pointing game, Wang et al., CVPRW 2020).
 
         EPG = sum_{p in M} a[p] / sum_p a[p]
 
     Higher is better; |M| / all voxels is what a constant map gets. The same as the relevance mass accuracy of
-    Arras et al. (Information Fusion 2022). Needs no threshold; much faint attention weighs as much as
-    little strong attention.
+    Arras et al. (Information Fusion 2022). Needs no threshold; much faint relevance weighs as
+    much as little strong relevance.
     """
 
     name = "energy-pointing-game"
@@ -170,12 +170,12 @@ class EnergyPointingGame:
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
-        return Score(inside.total / inside.attention.total)
+        return Score(inside.total / inside.mass.total)
 
 
 @dataclass(frozen=True)
 class Enrichment:
-    """How many times denser the attention is inside the mask than over all (Kohlbrenner et al., IJCNN 2020).
+    """How many times denser the mass is inside the mask than over all (Kohlbrenner et al., IJCNN 2020).
 
         E = (sum_{p in M} a[p] / sum_p a[p]) / (|M| / all voxels)
 
@@ -188,13 +188,13 @@ class Enrichment:
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
-        attention = inside.attention
-        return Score(inside.total / attention.total / (inside.voxels / attention.values.size))
+        mass = inside.mass
+        return Score(inside.total / mass.total / (inside.voxels / mass.values.size))
 
 
 @dataclass(frozen=True)
 class MassConcentration:
-    """The share of the attention on the mask's side of the image (SE3D's code; Wisniewski et al., arXiv 2405.14584).
+    """The share of the mass on the mask's side of the image (SE3D's code; Wisniewski et al., arXiv 2405.14584).
 
         MC = sum_{p in H} a[p] / sum_{p in H or the other half} a[p]        H the half that holds M
 
@@ -207,7 +207,7 @@ class MassConcentration:
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
-        values = inside.attention.values
+        values = inside.mass.values
         axis = int(np.argmax(values.shape))
         along = np.unravel_index(inside.index, values.shape)[axis]
         half, length = values.shape[axis] // 2, values.shape[axis]
@@ -218,17 +218,17 @@ class MassConcentration:
         moved = np.moveaxis(values, axis, 0)
         sums = [float(part.sum(dtype=np.float64)) for part in (moved[:half], moved[length - half :])]
         if sum(sums) == 0:
-            raise Undefined("there is no attention in either half")
+            raise Undefined("there is no mass in either half")
         return Score(sums[0 if first else 1] / sum(sums))
 
 
 @dataclass(frozen=True)
 class RankAccuracy:
-    """Of as many voxels as the mask has, taken by their attention, how many lie in it (Arras et al., Information Fusion 2022).
+    """Of as many voxels as the mask has, taken by their mass, how many lie in it (Arras et al., Information Fusion 2022).
 
-        RRA = |P & M| / K        P = the K voxels of highest attention, K = |M|
+        RRA = |P & M| / K        P = the K voxels of highest mass, K = |M|
 
-    Higher is better; |M| / all voxels is chance. Where voxels of equal attention compete for the last places,
+    Higher is better; |M| / all voxels is chance. Where voxels of equal mass compete for the last places,
     they share them (what a random order among them gives), so that the value does not depend on their order.
     """
 
@@ -237,7 +237,7 @@ class RankAccuracy:
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
-        everywhere, here, k = inside.attention.ordered, inside.ordered, inside.voxels
+        everywhere, here, k = inside.mass.ordered, inside.ordered, inside.voxels
         t = everywhere[everywhere.size - k]
         low, high = (int(np.searchsorted(everywhere, t, side)) for side in ("left", "right"))
         low_in, high_in = (int(np.searchsorted(here, t, side)) for side in ("left", "right"))
@@ -247,7 +247,7 @@ class RankAccuracy:
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """Area under the precision-recall curve of the attention as a detector of the mask's voxels (SE3D's VxAP).
+    """Area under the precision-recall curve of the mass as a detector of the mask's voxels (SE3D's VxAP).
 
         AP = sum_k (recall_k - recall_{k-1}) precision_k        over all distinct thresholds, downwards
 
@@ -262,7 +262,7 @@ class AveragePrecision:
     def __call__(self, inside: Inside) -> Score:
         _, count, below, _ = inside.curve
         true = _from_above(count)
-        return Score(float((count * (true / (inside.attention.values.size - below))).sum() / inside.voxels))
+        return Score(float((count * (true / (inside.mass.values.size - below))).sum() / inside.voxels))
 
 
 @dataclass(frozen=True)
@@ -280,14 +280,14 @@ class MaxF1:
 
     def __call__(self, inside: Inside) -> Score:
         value, count, below, _ = inside.curve
-        f1 = 2 * _from_above(count) / (inside.attention.values.size - below + inside.voxels)
+        f1 = 2 * _from_above(count) / (inside.mass.values.size - below + inside.voxels)
         best = int(np.argmax(f1))
         return Score(float(f1[best]), float(value[best]))
 
 
 @dataclass(frozen=True)
 class AUROC:
-    """Chance that a voxel of the mask has more attention than one outside it, equal ones counting half.
+    """Chance that a voxel of the mask has more mass than one outside it, equal ones counting half.
 
         AUROC = sum_{p in M, q not in M} ([a[p] > a[q]] + [a[p] = a[q]] / 2) / (|M| |not M|)
 
@@ -300,10 +300,10 @@ class AUROC:
 
     def __call__(self, inside: Inside) -> Score:
         _, count, below, up_to = inside.curve
-        outside = inside.attention.values.size - inside.voxels
+        outside = inside.mass.values.size - inside.voxels
         if not outside:
             raise Undefined("the mask covers the whole image")
-        lower = below - (count.cumsum() - count)  # voxels outside with less attention, and with as much
+        lower = below - (count.cumsum() - count)  # voxels outside with less mass, and with as much
         equal = up_to - below - count
         return Score(float((count * (lower + equal / 2)).sum() / (inside.voxels * outside)))
 
@@ -321,7 +321,7 @@ def _some(pointed: int) -> int:
 
 def _world(inside: Inside, index: Array) -> Array:
     """Voxel centres in mm, (n, 3)."""
-    grid = inside.attention.grid
+    grid = inside.mass.grid
     places = np.zeros((len(index), 3))
     places[:, : len(grid.shape)] = np.stack(np.unravel_index(index, grid.shape), 1)
     return places @ grid.affine[:3, :3].T

@@ -11,7 +11,7 @@ import numpy as np
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import Array
 from radiolucent.metrics.localization import Metric, Score
-from radiolucent.metrics.prepared import Attention, Part, Undefined, insides
+from radiolucent.metrics.prepared import Mass, Part, Undefined, insides
 from radiolucent.volume import Volume
 
 
@@ -32,10 +32,10 @@ def rows_of(
     wanted = list(labels) if labels is not None else present or [1]  # an empty mask is one whose label 1 is missing
     if 0 in wanted:
         raise BadInput("labels other than 0, the background", f"{wanted}", "Leave it out.")
-    attention = Attention.of(relevance, part)
-    nothing = "" if attention.high > 0 else "the map has no positive relevance"
+    mass = Mass.of(relevance, part)
+    nothing = "" if mass.high > 0 else "the map has no positive relevance"
     rows = []
-    for label, inside in insides(attention, data, wanted):
+    for label, inside in insides(mass, data, wanted):
         for name, metric in metrics.items():
             score, reason = Score(float("nan")), nothing if inside.voxels else "the mask is empty"
             if not reason:

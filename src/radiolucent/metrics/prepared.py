@@ -21,8 +21,8 @@ class Undefined(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Attention:
-    """How much a map points at each voxel p, whatever for.
+class Mass:
+    """The relevance mass of each voxel p: how much the map points at it, without a sign.
 
         positive:  a[p] = max(0, sum_c R[c, p])          absolute:  a[p] = sum_c |R[c, p]|
 
@@ -35,7 +35,7 @@ class Attention:
     grid: Grid
 
     @classmethod
-    def of(cls, relevance: Volume, part: Part = "positive") -> Attention:
+    def of(cls, relevance: Volume, part: Part = "positive") -> Mass:
         """Refuses a map that is NaN or infinite in places, or zero everywhere: there is nothing to measure."""
         data = relevance.data.astype(np.result_type(relevance.data.dtype, np.float32), copy=False)
         if part not in ("positive", "absolute"):
@@ -70,21 +70,21 @@ class Attention:
         return float(self.values.sum(dtype=np.float64))
 
     def above(self, threshold: float) -> int:
-        """How many voxels have a >= threshold; a voxel of 0 has no attention, whatever the threshold."""
+        """How many voxels have a >= threshold; a voxel of 0 has no mass, whatever the threshold."""
         return self.ordered.size - _place(self.ordered, threshold)
 
 
 @dataclass(frozen=True, eq=False)
 class Inside:
-    """The attention inside one mask: `index` holds the mask's voxels, as flat indices in ascending order."""
+    """The mass inside one mask: `index` holds the mask's voxels, as flat indices in ascending order."""
 
-    attention: Attention
+    mass: Mass
     index: Array
 
     @cached_property
     def ordered(self) -> Array:
         """The values inside, ascending."""
-        return np.sort(self.attention.values.reshape(-1)[self.index])
+        return np.sort(self.mass.values.reshape(-1)[self.index])
 
     @property
     def voxels(self) -> int:
@@ -92,14 +92,14 @@ class Inside:
 
     @cached_property
     def total(self) -> float:
-        return float(self.attention.values.reshape(-1)[self.index].sum(dtype=np.float64))
+        return float(self.mass.values.reshape(-1)[self.index].sum(dtype=np.float64))
 
     def above(self, threshold: float) -> int:
         return self.voxels - _place(self.ordered, threshold)
 
     def excess(self, threshold: float) -> float:
         """Sum of a - min(a) over the mask's voxels with a >= threshold."""
-        return _excess(self.ordered, threshold, self.attention.low)
+        return _excess(self.ordered, threshold, self.mass.low)
 
     @cached_property
     def curve(self) -> tuple[Array, Array, Array, Array]:
@@ -107,13 +107,13 @@ class Inside:
 
         Thresholds between them change no true positives, so that these are all a rank metric needs.
         """
-        everywhere = self.attention.ordered
+        everywhere = self.mass.ordered
         value, count = np.unique(self.ordered, return_counts=True)
         return value, count, np.searchsorted(everywhere, value, "left"), np.searchsorted(everywhere, value, "right")
 
 
-def insides(attention: Attention, labels: Array, wanted: list[int]) -> Iterator[tuple[int, Inside]]:
-    """Each wanted label with its part of the attention; the label image is gone through once."""
+def insides(mass: Mass, labels: Array, wanted: list[int]) -> Iterator[tuple[int, Inside]]:
+    """Each wanted label with its part of the mass; the label image is gone through once."""
     flat = labels.reshape(-1)
     foreground = np.flatnonzero(flat)
     value = flat[foreground]
@@ -121,12 +121,12 @@ def insides(attention: Attention, labels: Array, wanted: list[int]) -> Iterator[
     value, foreground = value[order], foreground[order]
     for label in wanted:
         first, last = np.searchsorted(value, label, "left"), np.searchsorted(value, label, "right")
-        yield label, Inside(attention, foreground[first:last])
+        yield label, Inside(mass, foreground[first:last])
 
 
-def excess(attention: Attention, threshold: float) -> float:
+def excess(mass: Mass, threshold: float) -> float:
     """Sum of a - min(a) over all voxels with a >= threshold."""
-    return _excess(attention.ordered, threshold, attention.low)
+    return _excess(mass.ordered, threshold, mass.low)
 
 
 def _place(ordered: Array, threshold: float) -> int:
