@@ -118,6 +118,7 @@ def test_the_plot_shows_means_and_intervals_in_order() -> None:
     np.testing.assert_allclose(x.get_ydata(), np.arange(120) / 120)
     assert np.flatnonzero(np.isnan(np.asarray(y.get_ydata()))).tolist() == [60]
     assert [line.get_label() for line in figure.axes[0].lines] == ["x", "y"]  # the target is the same everywhere
+    assert figure.legends[0].get_title().get_text() == "target t"
     band = figure.axes[1].collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(-0.1), pytest.approx(119 / 120 + 0.1))
     names = [label.get_text() for label in figure.axes[-1].get_xticklabels()]

@@ -12,21 +12,16 @@ from radiolucent.errors import BadInput
 from radiolucent.metrics.localization import (
     AUROC,
     AveragePrecision,
-    Dice,
     EnergyPointingGame,
     Enrichment,
-    IoA,
-    IoU,
     MassConcentration,
     MaxF1,
-    Metric,
     PointingGame,
     RankAccuracy,
-    Score,
-    WeightedIoA,
 )
 from radiolucent.metrics.measuring import rows_of
-from radiolucent.metrics.prepared import Inside, Mass, Part, Undefined
+from radiolucent.metrics.overlap import Dice, IoA, IoU, WeightedIoA
+from radiolucent.metrics.prepared import Inside, Mass, Metric, Part, Score, Undefined
 from radiolucent.volume import Volume
 
 METRICS: dict[str, type[Any]] = {

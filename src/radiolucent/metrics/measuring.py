@@ -10,8 +10,7 @@ import numpy as np
 
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import Array
-from radiolucent.metrics.localization import Metric, Score
-from radiolucent.metrics.prepared import Mass, Part, Undefined, insides
+from radiolucent.metrics.prepared import Mass, Metric, Part, Score, Undefined, insides
 from radiolucent.volume import Volume
 
 

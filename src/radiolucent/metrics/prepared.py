@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,25 @@ Part = Literal["positive", "absolute"]
 
 class Undefined(Exception):
     """A metric has no value here; the message says why. `measure` writes NaN with this reason, never 0."""
+
+
+class Score(NamedTuple):
+    """A metric's value, and the threshold (in the map's unit) that it was found at, where there is one."""
+
+    value: float
+    threshold: float = float("nan")
+
+
+class Metric(Protocol):
+    """A frozen dataclass of hyper-parameters that scores a map against a mask."""
+
+    name: str
+    category: str
+    higher_is_better: bool
+
+    def __call__(self, inside: Inside) -> Score:
+        """The score; raises Undefined where there is none."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,8 +18,8 @@ _MOST_NAMES = 90
 def by_depth(means: Sequence[Mapping[str, Any]], layers: Sequence[str], line: Sequence[str], level: float = 0.95) -> Figure:
     """Means (rows with layer, metric, mean, low, high) over `layers`, in that order along x.
 
-    `line` names the columns that make a line, for example method and target; those that never change are left out
-    of the legend.
+    `line` names the columns that make a line, for example method and target; those that never change stand above
+    instead of in the legend.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in means))
     lines = list(dict.fromkeys(tuple(str(row[column]) for column in line) for row in means))
@@ -27,7 +27,7 @@ def by_depth(means: Sequence[Mapping[str, Any]], layers: Sequence[str], line: Se
     longest = max((len(layer) for layer in layers), default=0)
     titles = [_title(key, lines) for key in lines]
     across = max(1, int(width / (0.075 * max(map(len, titles)) + 0.6)))  # entries of the legend in a row, in inches
-    height = 1.7 * len(metrics) + min(0.075 * longest, 4) + 0.24 * -(-len(lines) // across) + 0.5
+    height = 1.7 * len(metrics) + min(0.075 * longest, 4) + 0.24 * -(-len(lines) // across) + 0.75
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
     for axis, metric in zip(panels, metrics, strict=True):
@@ -43,8 +43,11 @@ def by_depth(means: Sequence[Mapping[str, Any]], layers: Sequence[str], line: Se
         axis.set_xlim(-0.5, len(layers) - 0.5)
     _names(panels[-1], layers)
     handles = panels[0].get_legend_handles_labels()
-    if len(lines) > 1:
-        figure.legend(*handles, loc="outside upper left", ncols=across, fontsize=8, frameon=False)
+    same = [f"{column} {lines[0][i]}" for i, column in enumerate(line) if lines[0][i] and len({key[i] for key in lines}) == 1]
+    figure.legend(
+        *handles, loc="outside upper left", ncols=across, fontsize=8, frameon=False, alignment="left",
+        title=_literal(", ".join(same)), title_fontsize=9,
+    )  # fmt: skip
     figure.supylabel(f"mean over cases, with its {level:.0%} bootstrap interval", fontsize=8)
     return figure
 
@@ -65,7 +68,7 @@ def _line(axis: Axes, rows: list[Mapping[str, Any]], layers: Sequence[str], numb
 def _title(key: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     """The parts of a line's name in which the lines differ."""
     parts = [part for i, part in enumerate(key) if len({other[i] for other in lines}) > 1 and part]
-    return _literal(", ".join(parts) or "all")
+    return _literal(", ".join(parts) or "mean")
 
 
 def _literal(text: str) -> str:
