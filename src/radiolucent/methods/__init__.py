@@ -11,7 +11,7 @@ from typing import Any
 from radiolucent.errors import BadInput
 from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
-from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, first_order
+from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, shared_pass
 from radiolucent.methods.guided import GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
 from radiolucent.protocols import Method
@@ -69,10 +69,10 @@ def from_dict(values: Mapping[str, Any]) -> Method:
         raise BadInput(f"all fields of {name}: {', '.join(known)}", str(error), "Give the missing ones.") from None
 
 
-def from_settings(names: Sequence[str], settings: Sequence[str], layer: str) -> tuple[Method, ...]:
+def from_settings(names: Sequence[str], settings: Sequence[str], layers: Sequence[str]) -> tuple[Method, ...]:
     """Methods by name, with settings such as "samples=10" (for each that has it) or "smooth-grad.samples=10".
 
-    `layer` replaces layer="auto"; a setting that fits none of the methods is an error.
+    Each of `layers` takes the place of layer="auto"; a setting that fits none of the methods is an error.
     """
     if len(set(names)) < len(names):
         raise BadInput("each method once", ", ".join(names), "Run twice for two settings of one method.")
@@ -87,7 +87,13 @@ def from_settings(names: Sequence[str], settings: Sequence[str], layer: str) -> 
             raise BadInput(f"a setting of {', '.join(values)}", setting, "See `radiolucent methods` for their settings.")
         for taker in takers:
             values[taker][name] = value
-    return tuple(at_layer(from_dict(v), layer) for v in values.values())
+    return tuple(dict.fromkeys(at_layer(from_dict(v), layer) for v in values.values() for layer in layers))
+
+
+def title(method: Method) -> str:
+    """A method's name and where it looks, for tables and legends: "grad-cam at layer4"."""
+    name, layer = _NAMES.get(type(method), type(method).__name__), getattr(method, "layer", "")
+    return f"{name} at {layer}" if layer else name
 
 
 def describe(method: Method | type[Any]) -> dict[str, str]:
@@ -134,8 +140,11 @@ __all__ = [
     "Times",
     "as_dict",
     "at_layer",
+    "at_layers",
     "describe",
     "first_order",
     "from_dict",
     "from_settings",
+    "shared_pass",
+    "title",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
-from radiolucent.hooks import INPUT, Taps, evaluating, last_layer, layers, tap
+from radiolucent.hooks import INPUT, Layer, Taps, all_layers, evaluating, last_layer, layers, tap
 from radiolucent.protocols import FirstOrder, Target
 
 
@@ -165,16 +165,25 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def at_layer(method: Any, layer: str) -> Any:
-    """The method with each layer="auto" inside it replaced by `layer`."""
+def at_layer(method: Any, layer: str, of: str = "auto") -> Any:
+    """The method with each layer=`of` inside it replaced by `layer`."""
     changes: dict[str, Any] = {}
     for name in getattr(method, "__dataclass_fields__", {}):
         value = getattr(method, name)
-        if name == "layer" and value == "auto":
+        if name == "layer" and value == of:
             changes[name] = layer
         elif hasattr(value, "__dataclass_fields__"):
-            changes[name] = at_layer(value, layer)
+            changes[name] = at_layer(value, layer, of)
     return replace(method, **changes) if changes else method
+
+
+def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
+    """The method at the layers that ran: "auto" becomes the last with a grid, "full" one method for each of them."""
+    if at_layer(method, "") != method:
+        method = at_layer(method, last_layer(found))
+    if at_layer(method, "", "full") == method:
+        return [method]
+    return [at_layer(method, name, "full") for name in all_layers(found)]
 
 
 def _check_spatial(name: str, output: Tensor, x: Tensor) -> None:
