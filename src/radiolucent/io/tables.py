@@ -114,12 +114,13 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_harmless(column) for column in columns)
-    writer.writerows([_harmless(row.get(column, "")) for column in columns] for row in rows)
+    writer.writerow(harmless(column) for column in columns)
+    writer.writerows([harmless(row.get(column, "")) for column in columns] for row in rows)
     return put(Path(path), buffer.getvalue().encode(errors="replace"))
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
+    """The value as a spreadsheet may see it: text that it would run as a formula gets a quote in front."""
     if not isinstance(value, str):
         return value
     text = value.replace("\r", " ").replace("\0", "")  # which would end a row, or a reader
