@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from radiolucent.cli.measure import measure, metrics
+from radiolucent.cli.terminal import progress, reason, table
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See through medical-imaging models."
@@ -81,14 +81,14 @@ def explain(
     inputs = [*images, *(Path(p) for p in (model, weights, parcellation, names) if p)]
     cases = _cases(images, out, overwrite, inputs)
     done: list[dict[str, Any]] = []
-    with _progress(len(cases), as_json) as (say, step):
+    with progress(len(cases), as_json) as (say, step):
         for image, folder in cases:
             try:
                 summary = explain_case(image, folder, network, card, plan, overwrite=overwrite, say=say)
                 done.append({"status": "done", **summary})
             except Exception as error:  # one case must not take the others along
-                done.append({"case": folder.name, "status": "failed", "reason": _reason(error)})
-                say(f"{image.name} failed: {_reason(error)}")
+                done.append({"case": folder.name, "status": "failed", "reason": reason(error)})
+                say(f"{image.name} failed: {reason(error)}")
             step()
     _finish(done, as_json)
 
@@ -124,7 +124,7 @@ def layers(
         rows = [{"layer": x.name, "kind": x.kind, "shape": list(x.shape), "runs": x.runs, "spatial": x.is_spatial} for x in found]
         print(json.dumps({"auto": auto, "layers": rows}, indent=1))
         return
-    _table(
+    table(
         ["layer", "kind", "channels x grid", ""],
         [
             [x.name, x.kind, " x ".join(map(str, x.shape)), "auto" if x.name == auto else "" if x.is_spatial else "no grid"]
@@ -162,7 +162,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="Show one method who
             [key, describe(kind)["summary"], ", ".join(f"{k}={v}" for k, v in settings(kind).items())]
             for key, kind in METHODS.items()
         ]
-        _table(["method", "what it is", "settings (--set)"], rows)
+        table(["method", "what it is", "settings (--set)"], rows)
 
 
 @app.command()
@@ -172,9 +172,13 @@ def demo(
     """Segment the hippocampus in a real brain scan and show where the model looked. Needs no network."""
     from radiolucent.demo import run
 
-    with _progress(1, as_json) as (say, _):
+    with progress(1, as_json) as (say, _):
         summary = run(out, say)
     _finish([{"status": "done", **summary}], as_json)
+
+
+app.command()(measure)
+app.command()(metrics)
 
 
 @app.callback(invoke_without_command=True)
@@ -232,31 +236,6 @@ def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -
     return [(image, out / io.stem(image)) for image in images]
 
 
-@contextmanager
-def _progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from radiolucent.errors import InputWarning
-
-    console = Console(stderr=True, highlight=False)
-    bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
-    task = bar.add_task("", total=cases)
-
-    def say(text: str) -> None:
-        bar.update(task, description=text[:60])
-        console.print(text, markup=False, soft_wrap=True)
-
-    def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
-        say(f"note: {message}") if issubclass(category, InputWarning) else usual(message, category, *rest, **named)
-
-    with warnings.catch_warnings(), bar:
-        usual, warnings.showwarning = warnings.showwarning, show
-        warnings.simplefilter("always", InputWarning)
-        yield say, lambda: bar.advance(task)
-
-
 def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
     failed = [d for d in done if d["status"] == "failed" or d.get("failed_methods")]
     if as_json:
@@ -272,27 +251,6 @@ def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
             print(f"{sum(d['status'] == 'done' for d in done)} of {len(done)} cases done")
     if failed:
         raise typer.Exit(3)
-
-
-def _reason(error: Exception) -> str:
-    """An error of ours speaks for itself; another one needs its type to be understood."""
-    return str(error) if type(error).__name__ == "BadInput" else f"{type(error).__name__}: {error}"
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        for row in rows:
-            print("\t".join(row).rstrip())
-        return
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    console.print(table)
 
 
 def main() -> None:
