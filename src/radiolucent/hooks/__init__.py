@@ -5,7 +5,21 @@ Everything here is a context manager, and leaves the model as it was found, also
 
 from radiolucent.hooks.guest import evaluating
 from radiolucent.hooks.layers import Layer, last_layer, layers, look
+from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import rewriting
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
 
-__all__ = ["INPUT", "Layer", "Taps", "editing", "evaluating", "last_layer", "layers", "look", "rewriting", "tap"]
+__all__ = [
+    "INPUT",
+    "Layer",
+    "Replay",
+    "Taps",
+    "editing",
+    "evaluating",
+    "last_layer",
+    "layers",
+    "look",
+    "replaying",
+    "rewriting",
+    "tap",
+]
