@@ -150,6 +150,7 @@ class Prediction:
         groups = [shared] if shared else []
         groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]
         done: dict[int, Explanation] = {}
+        depth = {name: place for place, layer in enumerate(self.layers) for name in (layer.name, *layer.names)}
         common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
             maps, cost = self._run([methods[i] for i in group], targets, catch=failed is not None)
@@ -167,6 +168,8 @@ class Prediction:
                 if kept and isinstance(relevance, Tensor):
                     cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
                     shape = {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
+                    where = getattr(methods[i], "layer", "")
+                    shape |= {"depth": depth[where]} if where in depth else {}
                     done[i] = Explanation(
                         tuple(v for v in volumes if isinstance(v, Volume)),
                         tuple(names[t] for t in kept),

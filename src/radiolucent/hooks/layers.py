@@ -29,6 +29,11 @@ class Layer:
     is_spatial: bool
     is_output: bool
 
+    @property
+    def names(self) -> list[str]:
+        """The layer's name, or name#0, name#1, ... where it runs several times."""
+        return [self.name] if self.runs == 1 else [f"{self.name}#{run}" for run in range(self.runs)]
+
 
 @contextmanager
 def _recording(model: nn.Module) -> Iterator[dict[str, tuple[str, tuple[int, ...], int, Any]]]:
@@ -83,19 +88,15 @@ def last_layer(found: Sequence[Layer]) -> str:
     spatial = [layer for layer in found if layer.is_spatial and not layer.is_output]
     if not spatial:
         raise _no_grid(found)
-    return _runs(spatial[-1])[-1]
+    return spatial[-1].names[-1]
 
 
 def all_layers(found: Sequence[Layer]) -> list[str]:
     """What layer="full" means: every layer with a spatial grid, and every run of one that runs several times."""
-    spatial = [name for layer in found if layer.is_spatial for name in _runs(layer)]
+    spatial = [name for layer in found if layer.is_spatial for name in layer.names]
     if not spatial:
         raise _no_grid(found)
     return spatial
-
-
-def _runs(layer: Layer) -> list[str]:
-    return [layer.name] if layer.runs == 1 else [f"{layer.name}#{run}" for run in range(layer.runs)]
 
 
 def _no_grid(found: Sequence[Layer]) -> BadInput:

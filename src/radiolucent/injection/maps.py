@@ -6,7 +6,7 @@ import csv
 import io as text
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.io.tables import harmless
+from radiolucent.protocols import Method
 from radiolucent.report import figures
 from radiolucent.report.picture import background, picture
 from radiolucent.volume import Volume
@@ -31,6 +32,7 @@ class Maps:
 
     Args:
         relevance: "method at layer" -> (t, b, c, *cells), signed, un-normalised, on the layer's own grid.
+        methods: "method at layer" -> the method.
         targets: a name for each of the t targets.
         scores: (t, b); NaN where an item has no such target (a label without a voxel).
         grid: the input's shape without batch and channels.
@@ -38,6 +40,7 @@ class Maps:
     """
 
     relevance: Mapping[str, Tensor]
+    methods: Mapping[str, Method]
     targets: tuple[str, ...]
     scores: Tensor
     grid: tuple[int, ...]
@@ -50,35 +53,41 @@ class Maps:
             raise BadInput(f"a map among {', '.join(self.relevance) or 'none'}", repr(name), "See .failures for the others.")
         return upsample(self.relevance[key], self.grid)
 
-    def save(self, folder: str | Path, names: Sequence[str], x: Tensor, unit: str = "relevance") -> list[Path]:
+    def volumes(self, x: Tensor) -> Iterator[tuple[str, int, int, Volume, Volume]]:
+        """(map, target, item, the item of x, its relevance on the same grid), without those that failed.
+
+        x (b, c, *grid) is the input; the affine of a MONAI MetaTensor goes along.
+        """
+        scans = [volume(x, i) for i in range(len(x))]
+        for name, relevance in self.relevance.items():
+            for t in range(len(self.targets)):
+                for i, scan in enumerate(scans):
+                    if ("", t, i) not in self.failures and (name, t, i) not in self.failures:
+                        fine = upsample(relevance[t : t + 1, i : i + 1], self.grid)[0, 0]
+                        yield name, t, i, scan, scan.like(fine.float().cpu().numpy())
+
+    def save(self, folder: str | Path, names: Sequence[str], x: Tensor) -> list[Path]:
         """Each map as `folder/MAP/NAME_TARGET.nii.gz` on the input's grid, and a row for it in `folder/maps.csv`.
 
-        In 2D a picture (PNG) over the image lies beside it. `names` are those of the batch items, x (b, c, *grid)
-        is the input: the affine of a MONAI MetaTensor goes along, without one the files say that they have none.
+        In 2D a picture (PNG) over the image lies beside it. `names` are those of the batch items of the input x;
+        unless that is a MONAI MetaTensor with an affine, the files say that they have none.
         """
         folder, written, rows = Path(folder), [], []
-        if len(names) != len(x) or len({_safe(n) for n in names}) < len(names):
+        if len(names) != len(x) or len({safe(n) for n in names}) < len(names):
             raise BadInput(f"{len(x)} different names, one per batch item", ", ".join(names), "Rename them.")
-        for name, relevance in self.relevance.items():
-            place = folder / _safe(name)
+        for name, t, i, scan, relevance in self.volumes(x):
+            place = folder / safe(name)
             place.mkdir(parents=True, exist_ok=True)
-            for t, target in enumerate(self.targets):
-                for i, item in enumerate(names):
-                    if ("", t, i) in self.failures or (name, t, i) in self.failures:
-                        continue
-                    scan = _volume(x, i)
-                    fine = upsample(relevance[t : t + 1, i : i + 1], self.grid)[0, 0]
-                    volume = scan.like(fine.float().cpu().numpy())
-                    path = io.write(place / f"{_safe(item)}_{_safe(target)}.nii.gz", volume)
-                    if len(self.grid) == 2:
-                        io.put(path.with_name(f"{_safe(item)}_{_safe(target)}.png"), _drawn(scan, volume, unit))
-                    written.append(path)
-                    rows.append([item, name, target, float(self.scores[t, i]), str(path.relative_to(folder))])
+            path = io.write(place / f"{safe(names[i])}_{safe(self.targets[t])}.nii.gz", relevance)
+            if len(self.grid) == 2:
+                io.put(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), drawn(scan, relevance, self.methods[name].unit))
+            written.append(path)
+            rows.append([names[i], name, self.targets[t], float(self.scores[t, i]), str(path.relative_to(folder))])
         _add(folder / TABLE, rows)
         return written
 
 
-def _volume(x: Tensor, i: int) -> Volume:
+def volume(x: Tensor, i: int) -> Volume:
     """A batch item with the affine of its MetaTensor, if it is one."""
     affine = getattr(x, "affine", None)
     data = x[i].detach().as_subclass(Tensor).float().cpu().numpy()
@@ -88,11 +97,12 @@ def _volume(x: Tensor, i: int) -> Volume:
     return Volume(data, affine[i] if affine.ndim == 3 else affine)
 
 
-def _drawn(scan: Volume, relevance: Volume, unit: str) -> bytes:
+def drawn(scan: Volume, relevance: Volume, unit: str) -> bytes:
+    """A PNG: the image, and the map over it."""
     return figures.png(figures.slices(background(scan), picture(relevance), unit))
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     """A name that is a file's name everywhere."""
     return re.sub(r"[^\w.+#-]+", "_", name).strip("._") or "_"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.hooks import OneInput, Sharing, look
+from radiolucent.hooks import Layer, OneInput, Sharing, look
 from radiolucent.injection.choice import Choice, Deciding, detached
 from radiolucent.injection.maps import TABLE, Maps
-from radiolucent.methods import at_layer, at_layers, from_dict, shared_pass, title
+from radiolucent.methods import as_dict, at_layer, at_layers, from_dict, shared_pass, title
+from radiolucent.metrics import METRICS, Metric, measure
 from radiolucent.protocols import FirstOrder, Method, Target
+from radiolucent.scores import Scores, titles
 from radiolucent.targets import Select
 
 
@@ -31,15 +34,20 @@ class Injected(Sharing):
         choose: Callable[[Any], Target],
         target_input: int | str,
         output_dir: Path | None,
+        metrics: Sequence[str | Metric],
     ) -> None:
         super().__init__(model)
         self.methods, self.choose, self.target_input, self.output_dir = tuple(methods), choose, target_input, output_dir
+        self.metrics, self.scores = metrics, Scores()
         self.enabled = True
         self.calls = 0
         self.maps: Maps | None = None
+        self._last: tuple[Tensor, Sequence[str]] | None = None
+        self._depth: dict[str, int] = {}
         self._at: dict[Any, list[Method]] = {}
         self._alike: dict[Any, bool] = {}
         self._names: Sequence[str] | None = None
+        self._takes_mask = "mask" in inspect.signature(model.forward).parameters
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -68,7 +76,12 @@ class Injected(Sharing):
         return self._guest.load_state_dict(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own output, bit for bit; `maps` then holds what was made of this batch."""
+        """The model's own output, bit for bit; `maps` then holds what was made of this batch.
+
+        mask=M (b, *grid) or (b, 1, *grid), labels from 1: measures the maps against it, see `scores`. Where the
+        model has an input of that name, it gets it: call `measure` instead.
+        """
+        mask = None if self._takes_mask else kwargs.pop("mask", None)
         if not self.enabled:
             return self._guest(*args, **kwargs)
         x = _input(args, kwargs, self.target_input)
@@ -77,8 +90,7 @@ class Injected(Sharing):
         model = inside if len(args) == 1 and not kwargs else OneInput(inside, args, kwargs, self.target_input)
         key = (*kept.shape[1:], kept.dtype, kept.device)
         if key not in self._at:
-            found = look(model, kept)[1]
-            self._at[key] = [m for method in self.methods for m in at_layers(method, found)]
+            self._found(key, look(model, kept)[1])
         if self._alike.get(key) and self._is_only_looked_at(self._at[key], args, kwargs):
             decide = Deciding(self.choose)
             self.maps = _explain(model, kept, decide, self._at[key])
@@ -88,11 +100,35 @@ class Injected(Sharing):
             decide = Deciding(self.choose, tree_map(detached, output))
             self.maps = _explain(model, kept, decide, self._at[key])
             self._alike[key] = _identical(output, decide.output)
-        if self.output_dir:
-            names = self._names or [f"{self.calls:05d}_{item}" for item in range(len(x))]
-            self.maps.save(self.output_dir, names, x)
+        self._last = x.detach(), self._names or [f"{self.calls:05d}_{item}" for item in range(len(x))]
         self.calls += 1
+        if self.output_dir:
+            self.maps.save(self.output_dir, self._last[1], x)
+        if mask is not None:
+            self.measure(mask)
         return output
+
+    def _found(self, key: Any, found: Sequence[Layer]) -> None:
+        self._at[key] = [m for method in self.methods for m in at_layers(method, found)]
+        self._depth = {name: place for place, layer in enumerate(found) for name in (layer.name, *layer.names)}
+
+    def measure(self, mask: Tensor) -> list[dict[str, Any]]:
+        """Measure the last call's maps against label images; the rows are also added to `scores`."""
+        if self.maps is None or self._last is None:
+            raise BadInput("maps to measure", "no call of the model yet", "Call the model first.")
+        x, names = self._last
+        mask = torch.as_tensor(mask)
+        labels = mask[:, 0] if mask.ndim == x.ndim and mask.shape[1] == 1 else mask
+        if labels.shape != (len(x), *x.shape[2:]):
+            raise BadInput(f"a mask of shape {(len(x), *x.shape[2:])}", f"{tuple(mask.shape)}", "Resample it to the input's grid.")
+        rows = []
+        for name, t, i, scan, relevance in self.maps.volumes(x):
+            method, settings, layer = titles(as_dict(self.maps.methods[name]))
+            about = {"case": names[i], "method": method, "settings": settings, "layer": layer, "target": self.maps.targets[t]}
+            found = measure(relevance, scan.like(labels[i][None].cpu().numpy()), self.metrics)
+            self.scores.add(found, **about, depth=self._depth.get(layer))
+            rows += [about | row for row in found]
+        return rows
 
     def _is_only_looked_at(self, methods: Sequence[Method], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """In eval mode and without gradients one forward can serve the caller and the maps.
@@ -140,7 +176,8 @@ def _explain(model: nn.Module, x: Tensor, decide: Deciding, methods: Sequence[Me
             f" (and {len(failures) - 1} more in maps.failures)" if len(failures) > 1 else "",
         )
         warnings.warn(f"no map for {where}: {why}{more}", InputWarning, stacklevel=4)
-    return Maps(relevance, decide.names(), scores, tuple(x.shape[2:]), failures)
+    by_name = {title(m): m for m in methods}
+    return Maps(relevance, by_name, decide.names(), scores, tuple(x.shape[2:]), failures)
 
 
 def _input(args: Sequence[Any], kwargs: Mapping[str, Any], where: int | str) -> Tensor:
@@ -171,6 +208,7 @@ def inject(
     target_input: int | str = 0,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
+    metrics: Sequence[str | Metric] = tuple(METRICS),
 ) -> Injected:
     """The model, which from now on makes maps on the side each time it is called.
 
@@ -191,6 +229,8 @@ def inject(
         target_input: position or keyword of the input to explain, where the model takes several.
         output_dir: where each call's maps are written, on the input's grid, with a table `maps.csv`; a MONAI
             MetaTensor's affine goes along.
+        metrics: what `model(x, mask=...)` measures, as in radiolucent.measure; rows and means are in `model.scores`,
+            `model.scores.save(folder)` writes them.
         overwrite: take an output_dir that holds maps already; its table is begun anew.
     """
     if isinstance(model, Injected):
@@ -204,4 +244,4 @@ def inject(
         if not overwrite:
             raise BadInput(f"no maps yet in {folder}", f"a table {TABLE}", "Choose another output_dir, or pass overwrite=True.")
         (folder / TABLE).unlink()
-    return Injected(model, placed, Choice(target, output), target_input, folder)
+    return Injected(model, placed, Choice(target, output), target_input, folder, metrics)
