@@ -35,6 +35,14 @@ class Sharing(nn.Module):
             raise AttributeError(name)
         return getattr(self.__dict__["_guest"], name)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own, with its own keys."""
+        return self._guest.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own."""
+        return self._guest.load_state_dict(*args, **kwargs)
+
 
 class OneInput(Sharing):
     """The model as a function of one of its inputs; the others stay, repeated where x comes in several copies.

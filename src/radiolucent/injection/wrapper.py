@@ -67,14 +67,6 @@ class Injected(Sharing):
         finally:
             self._names = None
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own, with its own keys."""
-        return self._guest.state_dict(*args, **kwargs)
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own."""
-        return self._guest.load_state_dict(*args, **kwargs)
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own output, bit for bit; `maps` then holds what was made of this batch.
 

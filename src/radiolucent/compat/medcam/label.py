@@ -63,8 +63,7 @@ def _weights(output: Tensor, label: Label) -> Tensor:
     if not all(isinstance(k, int) and 0 <= k < classes for k in wanted):
         raise BadInput(f"a label from 0 to {classes - 1}, a function, 'best' or None", repr(label), "Choose one of these.")
     weights = torch.zeros_like(output)
-    for k in wanted:
-        weights[:, k] = 1
+    weights[:, torch.tensor(wanted)] = 1
     return weights
 
 
