@@ -204,6 +204,19 @@ def test_a_case_that_fails_leaves_nothing_and_the_others_go_on(tmp_path: Path) -
     assert bad.exists()
 
 
+def test_a_2d_image_s_map_and_its_mask_as_png(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 6), np.uint8)
+    pixels[2:4, 1:5] = 255
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    scan = io.read(tmp_path / "mask.png")
+    maps = (scan.like((pixels[None] / 255).astype(np.float32)),)
+    folder = Explanation(maps, ("class 1",), (1.0,), Gradient(), {}).save(tmp_path / "maps" / "xray")
+    for found in (Map("xray", folder), Map("xray", folder / "target_0.tiff")):
+        scores, failed = evaluate([found], {"xray": tmp_path / "mask.png"}, metrics=["iou"])
+        assert not failed
+        assert [(row["label"], row["value"]) for row in scores.rows()] == [(255, 1)]
+
+
 def test_thresholds_and_labels_from_the_command_line() -> None:
     assert with_thresholds(["iou", "auroc", "ioa@p90"], ["otsu", "0.5"]) == ["iou@otsu", "iou@0.5", "auroc", "ioa@p90"]
     assert with_thresholds([], ["0.5"])[:2] == ["ioa@0.5", "wioa@0.5"]

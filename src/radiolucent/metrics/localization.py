@@ -194,7 +194,7 @@ class Enrichment:
 
 @dataclass(frozen=True)
 class MassConcentration:
-    """The share of the attention on the mask's side of the image (as SE3D's code does, Wisniewski et al., ICIP 2024).
+    """The share of the attention on the mask's side of the image (SE3D's code; Wisniewski et al., arXiv 2405.14584).
 
         MC = sum_{p in H} a[p] / sum_{p in H or the other half} a[p]        H the half that holds M
 
