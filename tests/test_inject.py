@@ -334,3 +334,50 @@ def test_what_cannot_be_explained_says_why() -> None:
     injected(x)
     with pytest.raises(BadInput, match="a map among grad-cam at conv2; got 'other'"):
         injected.maps.on_input("other")
+
+
+def test_masks_measure_the_maps_of_each_call(tmp_path: Path) -> None:
+    x = image(3, 2)
+    net = segmenter(3, x)
+    labels = net(x).argmax(1)
+    injected = rl.inject(net, "hires-cam", layer=["norm", "second"], target=[1, 2], metrics=["energy-pointing-game", "iou@0.3"])
+    with torch.no_grad(), injected.named("a", "b"):
+        assert torch.equal(injected(x, mask=labels), net(x))
+    rows = injected.scores.rows()
+    assert len(rows) == 2 * 2 * 2 * 2 * 2  # layers, targets, items, labels, metrics
+    found = {(r["case"], r["layer"], r["target"], r["label"]): r["value"] for r in rows if r["metric"] == "energy-pointing-game"}
+    relevance = injected.maps.on_input("hires-cam at norm")[1, 1, 0].relu()
+    share = relevance[labels[1] == 2].sum() / relevance.sum()
+    assert found["b", "norm", "label 2", 2] == pytest.approx(float(share), rel=1e-5)
+    again = injected.measure(labels[:, None].numpy())
+    assert [r["value"] for r in again] == [r["value"] for r in rows]
+    means = injected.scores.means()
+    assert [m["layer"] for m in means if m["metric"] == "iou@0.3" and m["target"] == "label 1" and m["label"] == 1] == [
+        "norm",
+        "second",
+    ]
+    injected.scores.save(tmp_path)
+    assert (tmp_path / "scores.xlsx").exists()
+    assert (tmp_path / "scores.png").exists()
+    with pytest.raises(BadInput, match=r"a mask of shape \(2, 12, 16, 10\); got \(2, 4, 4\)"):
+        injected.measure(torch.ones(2, 4, 4))
+    with pytest.raises(BadInput, match="maps to measure; got no call"):
+        rl.inject(net).measure(labels)
+
+
+def test_a_model_with_a_mask_of_its_own_gets_it() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = ConvNet(2)
+
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return self.network(x if mask is None else x * mask)
+
+    net, x = Masked().eval(), image(2)
+    mask = (x > 0.5).float()
+    injected = rl.inject(net, "gradient", target=1)
+    assert torch.equal(injected(x, mask=mask), net(x, mask))
+    assert not injected.scores.rows()
+    assert relative(injected.maps.relevance["gradient"], Gradient()(net.network, x * mask, Logits(1)) * mask) <= 1e-6
+    assert injected.measure(mask.long())
