@@ -350,7 +350,6 @@ def contestants(case: Case, n: int) -> Iterator[Contestant]:
     yield row("eigen-cam", "grad-cam", grad_cam("EigenCAM"), "upsamples, scales to 0..1; sign of its SVD", compare=False)
     yield row("lrp", us, ours_on(ours.LRP()))
     yield row("lrp", "captum", captum("LRP"), "another composite", compare=False)
-    yield row("lrp", "zennit", zennit, "epsilon-plus, batch norm folded", compare=False)
 
     yield row("grad-cam at all layers", us, ours_full, f"{medcam_layers(case)} layers")
     yield row("grad-cam at all layers", "radiolucent inject", ours_injected, "with the model's own output")
