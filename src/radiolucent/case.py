@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Prediction, predict
 from radiolucent.io.tables import Name, write_table
-from radiolucent.methods import describe
+from radiolucent.methods import describe, title
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
@@ -74,10 +75,12 @@ def explain_case(
     prediction = predict(model, scan, card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     failures: dict[str, str] = {}
-    say(f"explaining {image.name}: {', '.join(describe(m)['name'] for m in plan.methods)}")
-    explanations = prediction.explain(
-        plan.methods, targets, classes=card.classes, failed=lambda m, e: failures.update({describe(m)["name"]: str(e)})
-    )
+    say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
+
+    def failed(method: Method, error: BadInput) -> None:
+        failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
+
+    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
     segments = _is_segmentation(_output(prediction, card), card)
@@ -89,13 +92,14 @@ def explain_case(
             "Resample it to the scan's voxels first.",
         )
     with io.new_folder(folder, replace=overwrite) as new:
-        folders = _unique([describe(e.method)["name"] for e in explanations])
+        folders = _folders([e.method for e in explanations])
         for name, explanation in zip(folders, explanations, strict=True):
             explanation.save(new / name)
         if segments:
             io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
-        if parcellation:
-            write_table(new / "regions.csv", region_rows(explanations, parcellation.on(scan.grid)))
+        rows = region_rows(explanations, parcellation.on(scan.grid)) if parcellation else []
+        if rows:
+            write_table(new / "regions.csv", rows)
         write_report(
             new / "report.html",
             scan,
@@ -104,6 +108,7 @@ def explain_case(
             subtitle=f"{card.name} ({card.task})",
             parcellation=parcellation,
             parcellation_name=parcellation_name,
+            regions=rows,
             outlines={name: i for i, name in enumerate(card.classes)} if segments and not plan.parcellation else None,
             notes=[f"{method} failed: {reason}" for method, reason in failures.items()],
             facts=_facts(card),
@@ -171,6 +176,9 @@ def _facts(card: Card) -> dict[str, str]:
     return {f"model {key}": str(card.about[key]) for key in wanted if key in card.about}
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """grad-cam, grad-cam-2, ... where a method occurs with several settings."""
+def _folders(methods: Sequence[Method]) -> list[str]:
+    """grad-cam; grad-cam-layer3, grad-cam-layer4 where a method looks at several layers; then numbers."""
+    names = [describe(m)["name"] for m in methods]
+    layers = [re.sub(r"[^\w.#+-]", "_", getattr(m, "layer", "")) for m in methods]
+    names = [f"{n}-{layer}" if layer and names.count(n) > 1 else n for n, layer in zip(names, layers, strict=True)]
     return [f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]

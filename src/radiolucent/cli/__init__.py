@@ -37,7 +37,9 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder for the results, one subfolder per scan.")],
     method: Annotated[list[str], typer.Option(help="Method, may be repeated; see `radiolucent methods`.")] = ["grad-cam"],  # noqa: B006
     target: Annotated[list[str], typer.Option(help="Class name or number, may be repeated; default: what is predicted.")] = [],  # noqa: B006
-    layer: Annotated[str | None, typer.Option(help="Layer for layer-wise methods, or auto; default: the card's.")] = None,
+    layer: Annotated[
+        list[str], typer.Option(help="Layer for layer-wise methods, may be repeated; auto, or full for all with a grid.")
+    ] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", help="Setting of a method: samples=10 or smooth-grad.samples=10.")] = [],  # noqa: B006
     weights: Weights = None,
     task: Annotated[Task | None, typer.Option(help="What the model does, where no card says it.")] = None,
@@ -63,7 +65,7 @@ def explain(
         card = replace(card, output=int(part) if part.isdecimal() else part)
     card = replace(card, task=task or card.task)
     plan = Plan(
-        from_settings(method, set_, layer or card.layer),
+        from_settings(method, set_, layer or [card.layer]),
         tuple(target),
         reduce,
         _frame(frame),

@@ -145,8 +145,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     columns = _columns_of(rows)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_harmless(column) for column in columns)
-    writer.writerows([_harmless(row.get(column, "")) for column in columns] for row in rows)
+    writer.writerow(harmless(column) for column in columns)
+    writer.writerows([harmless(row.get(column, "")) for column in columns] for row in rows)
     return buffer.getvalue().encode(errors="replace")
 
 
@@ -174,7 +174,7 @@ def _excel(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     def cell(value: Any) -> Any:
         if isinstance(value, float) and not math.isfinite(value):
             return None
-        return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "?", _harmless(value)) if isinstance(value, str) else value
+        return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "?", harmless(value)) if isinstance(value, str) else value
 
     book = Workbook(write_only=True)
     for name, rows in tables.items():
@@ -194,7 +194,8 @@ def _excel(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     return buffer.getvalue()
 
 
-def _harmless(value: Any) -> Any:
+def harmless(value: Any) -> Any:
+    """The value as a spreadsheet may see it: text that it would run as a formula gets a quote in front."""
     if not isinstance(value, str):
         return value
     text = value.replace("\r", " ").replace("\0", "")  # which would end a row, or a reader
