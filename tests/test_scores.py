@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import openpyxl
 import pytest
+import torch
 from PIL import Image
 from pyarrow import parquet
+from worlds import ConvNet, image
 
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.evaluation import Map, evaluate, find_maps, labels_of, pair, with_thresholds
 from radiolucent.explanation import Explanation
+from radiolucent.injection import inject
 from radiolucent.methods import GradCAM, Gradient, SmoothGrad, as_dict
 from radiolucent.report.depth import by_depth
 from radiolucent.report.figures import png
@@ -184,6 +187,27 @@ def test_maps_that_are_files(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=r"neither explanation.json nor a NIfTI file"):
         find_maps([tmp_path / "empty"])
+
+
+def test_an_injected_model_s_maps(tmp_path: Path) -> None:
+    """Its table says what they are: two layers, two targets, a batch of two, on a grid without a world."""
+    torch.manual_seed(0)
+    injected = inject(ConvNet(3), "hires-cam", layer=["conv1", "conv2"], target=[0, 1], output_dir=tmp_path / "maps")
+    x = image(3)
+    injected(x)
+    mask = np.zeros(x.shape[1:], np.int32)
+    mask[:, :4, :4, :4] = 1
+    np.save(tmp_path / "mask.npy", mask[0])
+    maps = find_maps([tmp_path / "maps"])
+    assert len(maps) == len(list((tmp_path / "maps").rglob("*.nii.gz"))) == 8
+    scores, failed = evaluate(maps, pair([m.case for m in maps], [tmp_path / "mask.npy"]), metrics=["auroc"])
+    assert not failed
+    assert scores.layers == ["conv1", "conv2"]
+    assert {row["method"] for row in scores.rows()} == {"hires-cam"}
+    assert len({row["target"] for row in scores.rows()}) == len({row["case"] for row in scores.rows()}) == 2
+    (tmp_path / "maps" / "maps.csv").write_text("name,map\na,b\n")
+    with pytest.raises(BadInput, match=r"a list of maps in .*maps.csv"):
+        find_maps([tmp_path / "maps"])
 
 
 def test_masks_are_paired_by_name_or_not_at_all(tmp_path: Path) -> None:

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from radiolucent import io
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Explanation
 from radiolucent.io.nifti import SUFFIXES as NIFTI
 from radiolucent.metrics import METRICS, measure
 from radiolucent.scores import Scores
+from radiolucent.volume import Volume
+
+_LIST = "maps.csv"  # what an injected model writes
 
 
 @dataclass(frozen=True)
 class Map:
     """A map file, or a folder that Explanation.save wrote, and the case that it belongs to.
 
-    `method` is known of explanations; files of one case are told apart by the folders that they lie in.
+    The rest is for files: what an injected model's `maps.csv` says of them, or else, as `method`, the folder that a
+    file lies in where several files have the case's name.
     """
 
     case: str
     path: Path
     method: str = ""
+    layer: str = ""
+    target: str = ""
 
 
 def find_maps(paths: Sequence[Path]) -> list[Map]:
-    """Files as they are; in folders every explanation, or, where there is none, the NIfTI files.
+    """Files as they are; in folders what `maps.csv` lists (an injected model's), else every explanation, else the NIfTI files.
 
     An explanation's case is the one named by the `summary.json` that `radiolucent explain` writes into a case's
     folder; where there is none, the folder right below the given one, or the given one itself.
@@ -41,6 +49,9 @@ def find_maps(paths: Sequence[Path]) -> list[Map]:
             if not path.is_file():
                 raise BadInput(f"a map, or a folder of maps, at {path}", "nothing there", "Check the path.")
             found.append(Map(io.stem(path), path))
+            continue
+        if (path / _LIST).is_file():
+            found += _listed(path)
             continue
         folders = [
             p.parent for p in path.rglob("explanation.json") if not any(x.startswith(".") for x in p.relative_to(path).parts)
@@ -53,14 +64,27 @@ def find_maps(paths: Sequence[Path]) -> list[Map]:
     return _told_apart(list({m.path.resolve(): m for m in found}.values()))
 
 
+def _listed(folder: Path) -> list[Map]:
+    """What injection.Maps.save wrote: columns name, map ("method at layer"), target, file."""
+    found = []
+    try:
+        with (folder / _LIST).open(newline="", encoding="utf-8") as table:
+            for row in csv.DictReader(table):
+                method, _, layer = row["map"].partition(" at ")
+                found.append(Map(row["name"], folder / row["file"], method, layer, row["target"]))
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"a list of maps in {folder / _LIST}", f"{error!r}", "Is it the table of an injected model?") from None
+    return found
+
+
 def _told_apart(found: list[Map]) -> list[Map]:
-    files = [m for m in found if not m.path.is_dir()]
+    files = [m for m in found if not m.path.is_dir() and not m.method]
     if len({m.case for m in files}) == len(files):
         return found
-    found = [m if m.path.is_dir() else replace(m, method=m.path.resolve().parent.name) for m in found]
+    found = [replace(m, method=m.path.resolve().parent.name) if m in files else m for m in found]
     seen: dict[tuple[str, str], Path] = {}
     for m in found:
-        if not m.path.is_dir() and seen.setdefault((m.case, m.method), m.path) != m.path:
+        if not m.path.is_dir() and not m.target and seen.setdefault((m.case, m.method), m.path) != m.path:
             got = f"{seen[m.case, m.method]} and {m.path}"
             raise BadInput("maps whose names or folders differ", got, "Rename one, or measure them into two tables.")
     return found
@@ -128,12 +152,20 @@ def evaluate(
                 if found.path.is_dir():
                     own.measure(case, Explanation.load(found.path), mask, **options)
                 else:
-                    own.add(measure(io.read(found.path, frame="channels"), mask, **options), case=case, method=found.method)
+                    rows = measure(_read(found.path), mask, **options)
+                    own.add(rows, case=case, method=found.method, layer=found.layer, target=found.target)
             scores.take(own)
         except Exception as error:  # one case must not take the others along
             failed[case] = error
         step()
     return scores, failed
+
+
+def _read(path: Path) -> Volume:
+    """Without remarks: whether it has a world is said where it does not fit its mask."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        return io.read(path, frame="channels")
 
 
 def with_thresholds(metrics: Sequence[str], thresholds: Sequence[str]) -> list[str]:

@@ -17,7 +17,9 @@ _MOST_LINES = 200
 
 
 def measure(
-    maps: Annotated[list[Path], typer.Argument(help="Maps: NIfTI files, or folders that `radiolucent explain` wrote.")],
+    maps: Annotated[
+        list[Path], typer.Argument(help="Maps: NIfTI files, or folders that `radiolucent explain` or an injected model wrote.")
+    ],
     mask: Annotated[
         list[Path], typer.Option(help="One label image for all maps, or several or a folder: found by the case's name.")
     ],
