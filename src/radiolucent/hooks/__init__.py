@@ -5,6 +5,7 @@ Everything here is a context manager, and leaves the model as it was found, also
 
 from radiolucent.hooks.guest import evaluating
 from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look
+from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import rewriting
 from radiolucent.hooks.sharing import OneInput, Sharing
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
@@ -13,6 +14,7 @@ __all__ = [
     "INPUT",
     "Layer",
     "OneInput",
+    "Replay",
     "Sharing",
     "Taps",
     "all_layers",
@@ -21,6 +23,7 @@ __all__ = [
     "last_layer",
     "layers",
     "look",
+    "replaying",
     "rewriting",
     "tap",
 ]

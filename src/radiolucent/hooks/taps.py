@@ -68,17 +68,12 @@ class Taps:
             tensor.requires_grad_(False)
 
     def __getitem__(self, name: str) -> Tensor:
-        (layer, run), runs = _split(name), self._runs[name]
-        if runs > 1 and run is None:
-            names = ", ".join(f"{layer}#{i}" for i in range(runs))
-            raise BadInput(f"a layer that runs once for {layer!r}", f"{runs} runs in one forward", f"Name the run: {names}.")
-        if runs and run is not None and run >= runs:
-            raise BadInput(f"a run from {layer}#0 to {layer}#{runs - 1}", name, "Runs are counted from 0.")
+        _check_run(name, self._runs[name])
         if name not in self._kept:
             raise self._silent(name)
         kept, version = self._kept[name]
         if _version(kept) != version:
-            raise _overwritten(f"the output of layer {layer!r}")
+            raise _overwritten(f"the output of layer {_split(name)[0]!r}")
         return kept
 
     def _silent(self, name: str) -> BadInput:
@@ -155,6 +150,16 @@ def _split(name: str) -> tuple[str, int | None]:
     if mark and not run.isdecimal():
         raise BadInput("a layer's name, or name#0, name#1, ... for one of its runs", repr(name), "Correct what follows the #.")
     return layer, int(run) if mark else None
+
+
+def _check_run(name: str, runs: int) -> None:
+    """Refuse a name that does not say which of several runs it means, or a run that there is not."""
+    layer, run = _split(name)
+    if runs > 1 and run is None:
+        names = ", ".join(f"{layer}#{i}" for i in range(runs))
+        raise BadInput(f"a layer that runs once for {layer!r}", f"{runs} runs in one forward", f"Name the run: {names}.")
+    if runs and run is not None and run >= runs:
+        raise BadInput(f"a run from {layer}#0 to {layer}#{runs - 1}", name, "Runs are counted from 0.")
 
 
 @contextmanager

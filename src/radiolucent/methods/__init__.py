@@ -10,10 +10,13 @@ from typing import Any
 
 from radiolucent.errors import BadInput
 from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, shared_pass
 from radiolucent.methods.guided import GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.occlusion import Occlusion
+from radiolucent.methods.rise import RISE
 from radiolucent.protocols import Method
 
 METHODS: dict[str, type[Any]] = {
@@ -28,6 +31,10 @@ METHODS: dict[str, type[Any]] = {
     "layer-cam": LayerCAM,
     "guided-grad-cam": GuidedGradCAM,
     "times": Times,
+    "occlusion": Occlusion,
+    "rise": RISE,
+    "score-cam": ScoreCAM,
+    "ablation-cam": AblationCAM,
 }
 
 _NAMES = {kind: name for name, kind in METHODS.items()}
@@ -114,19 +121,31 @@ def _typed(name: str, field: Any, value: Any) -> Any:
     """`value` as the field's type; a text (from the command line) is read as a number where one is meant."""
     if field.type == "Method":
         return from_dict(value if isinstance(value, Mapping) else {"method": value})
-    wanted: type | None = {"int": int, "float": float, "str": str}.get(field.type)
+    try:
+        return _read(field.type, value)
+    except (TypeError, ValueError, KeyError):
+        raise BadInput(f"{field.type} for the field {field.name} of {name}", repr(value), "Correct the value.") from None
+
+
+def _read(kind: str, value: Any) -> Any:
+    """`value` as a field annotated with `kind`; several numbers are a list, or a text such as "12,12,6"."""
+    if kind == "int | tuple[int, ...]":
+        parts = value.split(",") if isinstance(value, str) and "," in value else value
+        return tuple(_read("int", part) for part in parts) if isinstance(parts, (list, tuple)) else _read("int", parts)
+    if kind == "bool":
+        return value if isinstance(value, bool) else {"true": True, "false": False}[value]
+    wanted: type | None = {"int": int, "float": float, "str": str}.get(kind)
     if wanted is None or type(value) is wanted:
         return value
-    try:
-        if not isinstance(value, (bool, Mapping)) and not (wanted is int and isinstance(value, float)):
-            return wanted(value)
-    except (TypeError, ValueError):
-        pass
-    raise BadInput(f"{field.type} for the field {field.name} of {name}", repr(value), "Correct the value.")
+    if isinstance(value, (bool, Mapping)) or (wanted is int and isinstance(value, float)):
+        raise TypeError
+    return wanted(value)
 
 
 __all__ = [
     "METHODS",
+    "RISE",
+    "AblationCAM",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
@@ -136,6 +155,8 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "LayerCAM",
+    "Occlusion",
+    "ScoreCAM",
     "SmoothGrad",
     "Times",
     "as_dict",

@@ -84,7 +84,8 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
         scores = targets(model(taps.input(x)))
         places, unfit = _places(taps, names, x)
         if places:
-            _check_scores(scores, len(x))
+            check_scores(scores, len(x))
+            _check_differentiable(scores)
         rows: list[list[Tensor]] = [[] for _ in methods]
         for t in range(len(scores) if places else 0):
             found = _maps(scores[t], places, methods, retain_graph=t + 1 < len(scores))
@@ -101,7 +102,7 @@ def _places(taps: Taps, names: Sequence[str], x: Tensor) -> tuple[dict[str, Tens
     taps.over()
     for name in names:
         try:
-            _check_spatial(name, taps[name], x)
+            check_spatial(name, taps[name], x)
             places[name] = taps[name]
         except BadInput as error:
             unfit[name] = error
@@ -186,7 +187,8 @@ def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
     return [at_layer(method, name, "full") for name in all_layers(found)]
 
 
-def _check_spatial(name: str, output: Tensor, x: Tensor) -> None:
+def check_spatial(name: str, output: Tensor, x: Tensor) -> None:
+    """Refuse a layer whose output has no grid, or not the input's batch."""
     what = f"layer {name!r}" if name else "the input"
     if output.ndim != x.ndim or output.ndim < 3 or all(n == 1 for n in output.shape[2:]):
         raise BadInput(
@@ -202,18 +204,22 @@ def _check_spatial(name: str, output: Tensor, x: Tensor) -> None:
         )
 
 
-def _check_scores(scores: Tensor, batch: int) -> None:
+def check_scores(scores: Tensor, batch: int) -> None:
+    """Refuse what is not one finite score per target and batch item."""
     if scores.ndim != 2 or scores.shape[1] != batch or not len(scores):
         raise BadInput(
             f"scores of shape (targets, {batch}): one per target and batch item",
             f"shape {tuple(scores.shape)}",
             "Does the model keep the batch axis? A squeeze() drops it for a single image.",
         )
+    if not torch.isfinite(scores).all():
+        raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")
+
+
+def _check_differentiable(scores: Tensor) -> None:
     if not scores.requires_grad:
         raise BadInput(
             "scores that depend on the layer in a differentiable way",
             "scores without a gradient (argmax, detach, no_grad or reentrant checkpointing in the model, or a layer off the path)",
             "Explain the logits before the argmax, or choose a perturbation method.",
         )
-    if not torch.isfinite(scores).all():
-        raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")
