@@ -92,6 +92,12 @@ def test_code_between_modules_runs_again() -> None:
     agrees(Around(), image(2), "body")
 
 
+def test_a_part_that_also_runs_inside_one_that_had_finished() -> None:
+    shared = nn.Conv2d(2, 2, 3, padding=1)
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), shared, nn.ReLU()), nn.Conv2d(2, 2, 3), shared, nn.ReLU(), shared)
+    agrees(net, image(2), "1")
+
+
 class Counts(nn.Module):
     """The identity; counts its runs."""
 
@@ -252,7 +258,7 @@ def test_what_cannot_be_replayed_is_refused(make: Callable[[], nn.Module], layer
 def test_a_value_of_another_shape_is_refused() -> None:
     net = ConvNet(2)
     with evaluating(net), replaying(net, "conv2", image(2)) as replay:
-        for wrong in (replay.value[:1], replay.value[:, :3], replay.value[:0]):
+        for wrong in (replay.value[:1], replay.value[[0, 1, 0]], replay.value[:, :3], replay.value[:0]):
             with pytest.raises(BadInput, match=r"a shape \(k \* 2, ...\) like the layer's own"):
                 replay(wrong)
 
