@@ -37,7 +37,7 @@ class Replay:
         self._model, self._name, self._x, self._batch = model, name, x, len(x)
         self._layer = _module(model, name)
         self._recording = True
-        self._runs, self._found = 0, False
+        self._runs, self._found, self._takes_several = 0, False, False
         self._open: list[list[tuple[nn.Module, Any]]] = [[]]  # for each call under way, what has finished inside it
         self._kept: dict[nn.Module, list[Any]] = {}  # what each module gave, run by run
         self._given: dict[nn.Module, list[Any]] = {}  # copies of it for the replay under way
@@ -52,11 +52,17 @@ class Replay:
         if rest or not k or value.shape[1:] != self.value.shape[1:]:
             expected = f"a shape (k * {self._batch}, ...) like the layer's own {tuple(self.value.shape)}"
             raise BadInput(expected, f"{tuple(value.shape)}", "Give whole copies of the batch.")
+        if k > 1 and not self._takes_several:
+            with torch.no_grad():
+                self._check(2)
+            self._takes_several = True
+        return self._replayed(value, k)
+
+    def _replayed(self, value: Tensor, k: int) -> Any:
         self._given = {m: [_repeated(kept, k, self._batch) for kept in runs] for m, runs in self._kept.items()}
+        (x,) = self._given[self._model]
         self._given.setdefault(self._layer, []).append(_apart(value))
         self._left = {module: iter(runs) for module, runs in self._given.items()}
-        x = _repeated(self._x, k, self._batch)
-        self._given[self._model] = [x]
         try:
             return self._model(x)
         finally:
@@ -70,12 +76,11 @@ class Replay:
             _check_run(self._name, self._runs)
             if not self._found:
                 raise BadInput(f"layer {self._name!r} to run in the forward pass", "no call of it", "Choose a layer that runs.")
-            self._kept[self._model] = [self._x]
+            self._kept[self._model] = [self._x]  # the input is kept like what the modules gave
             with _Watching() as watching:
-                again = self(self.value)
-            self._check(again, 1)
+                again = self._replayed(self.value, 1)
             self._keep_only(watching.seen | {id(t) for t in tensors_in(again)})
-            self._check(self(_repeated(self.value, 2, self._batch)), 2)
+            self._check(1)
             self._given = {}
 
     def _keep_only(self, used: set[int]) -> None:
@@ -89,13 +94,15 @@ class Replay:
         for module, runs in self._kept.items():
             self._kept[module] = [pytree.tree_map(needed, *pair) for pair in zip(runs, self._given[module], strict=False)]
 
-    def _check(self, again: Any, k: int) -> None:
+    def _check(self, k: int) -> None:
+        """Refuse a model that does not give k times its own output for k times the layer's own."""
+        again = self._replayed(_repeated(self.value, k, self._batch), k)
         if not _alike(again, _repeated(self.output, k, self._batch)):
+            several = " for several copies of the batch at once" if k > 1 else ""
             raise BadInput(
-                f"a model that gives the same output when its part behind layer {self._name!r} runs again"
-                + (" for several images at once" if k > 1 else ""),
-                "another output",
-                "Is it random, does it remember earlier calls, or do images of a batch mix? A gradient method needs one run only.",
+                f"the model's own output when its part behind layer {self._name!r} runs again{several}",
+                "another one",
+                "Is it random, does it remember earlier calls, or do the items of a batch mix? A gradient method runs it once.",
             )
 
     def run(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -207,7 +214,7 @@ def _alike(found: Any, truth: Any) -> bool:
         if a.shape != b.shape:
             return False
         if b.is_floating_point() and b.numel():
-            tolerance = max(1e-3, 10 * torch.finfo(b.dtype).eps) * float(b.abs().max())
+            tolerance = max(1e-3, 10 * torch.finfo(b.dtype).eps) * float(b.nan_to_num().abs().max())
             if not torch.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
                 return False
     return True

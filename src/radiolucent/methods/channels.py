@@ -66,7 +66,8 @@ class AblationCAM:
     round for S < 0. `layer` is a dotted module name, or "auto" for the last one with a grid. relu=False
     leaves out the max and keeps what speaks against the target. On the layer's grid. Only the part of the
     network behind the layer runs for each channel, all targets in the same pass. Needs no gradient. Features
-    that can replace each other get no weight; 0 means "nothing there" only behind a ReLU.
+    that can replace each other get no weight; 0 means "nothing there" only behind a ReLU; a score of 0 has
+    no shares, and its map is NaN.
     """
 
     layer: str = "auto"
