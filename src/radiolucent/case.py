@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Prediction, predict
+from radiolucent.export import write_dicom
 from radiolucent.io.tables import Name, write_table
 from radiolucent.methods import describe
 from radiolucent.models import Card
@@ -35,6 +36,8 @@ class Plan:
         reduce: how a segmentation target adds up its voxels (see Region).
         frame, nonfinite, colour: how images are read (see io.read).
         parcellation, names: label image and its table of names; None takes a segmentation's own labels.
+        series: the SeriesInstanceUID, where a scan's folder holds several DICOM series.
+        seg_percentile: for DICOM scans, where the outlined region begins among the positive relevance.
     """
 
     methods: tuple[Method, ...]
@@ -45,6 +48,8 @@ class Plan:
     colour: Literal["refuse", "grey", "channels"] = "refuse"
     parcellation: Path | None = None
     names: Path | None = None
+    series: str | None = None
+    seg_percentile: float = 99.0
 
 
 def explain_case(
@@ -60,11 +65,12 @@ def explain_case(
     """Write the case's folder, whole or not at all, and return its summary.
 
     The folder holds a subfolder per method (see Explanation.save), `segmentation.nii.gz` for a
-    segmentation model, `regions.csv` where there is a parcellation, `report.html` and `summary.json`.
+    segmentation model, `regions.csv` where there is a parcellation, `report.html` and `summary.json`. Where
+    the scan is DICOM, its maps are there as DICOM too, which carry the patient's data (see write_dicom).
     A method that fails is named in the summary with its reason; if all fail, so does the case.
     """
     start = time.perf_counter()
-    scan = io.read(image, frame=plan.frame, nonfinite=plan.nonfinite, colour=plan.colour)
+    scan = io.read(image, frame=plan.frame, nonfinite=plan.nonfinite, colour=plan.colour, series=plan.series)
     if card.channels is not None and len(scan.data) != card.channels:
         raise BadInput(
             f"{card.channels} channel(s), as {card.name} was trained on",
@@ -89,9 +95,13 @@ def explain_case(
             "Resample it to the scan's voxels first.",
         )
     with io.new_folder(folder, replace=overwrite) as new:
+        left_out: list[str] = []
         folders = _unique([describe(e.method)["name"] for e in explanations])
         for name, explanation in zip(folders, explanations, strict=True):
             explanation.save(new / name)
+            if io.is_dicom(image):
+                reasons = write_dicom(explanation, new / name, image, series=plan.series, percentile=plan.seg_percentile)
+                left_out += [f"{name}: {reason}" for reason in reasons]
         if segments:
             io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
         if parcellation:
@@ -105,7 +115,7 @@ def explain_case(
             parcellation=parcellation,
             parcellation_name=parcellation_name,
             outlines={name: i for i, name in enumerate(card.classes)} if segments and not plan.parcellation else None,
-            notes=[f"{method} failed: {reason}" for method, reason in failures.items()],
+            notes=[f"{method} failed: {reason}" for method, reason in failures.items()] + left_out,
             facts=_facts(card),
         )
         summary = {
@@ -118,7 +128,7 @@ def explain_case(
                 for name, e in zip(folders, explanations, strict=True)
             },
             "failed_methods": failures,
-            "notes": list(scan.notes),
+            "notes": [*scan.notes, *left_out],
             "seconds": round(time.perf_counter() - start, 2),
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
