@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from radiolucent import io
 from radiolucent.errors import BadInput
-from radiolucent.explanation import Prediction, predict
+from radiolucent.explanation import Explanation, Prediction, predict
 from radiolucent.export import write_dicom
 from radiolucent.io.tables import Name, write_table
 from radiolucent.methods import describe
@@ -95,13 +95,7 @@ def explain_case(
             "Resample it to the scan's voxels first.",
         )
     with io.new_folder(folder, replace=overwrite) as new:
-        left_out: list[str] = []
-        folders = _unique([describe(e.method)["name"] for e in explanations])
-        for name, explanation in zip(folders, explanations, strict=True):
-            explanation.save(new / name)
-            if io.is_dicom(image):
-                reasons = write_dicom(explanation, new / name, image, series=plan.series, percentile=plan.seg_percentile)
-                left_out += [f"{name}: {reason}" for reason in reasons]
+        folders, left_out = _write_maps(new, image, explanations, plan)
         if segments:
             io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
         if parcellation:
@@ -133,6 +127,17 @@ def explain_case(
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], plan: Plan) -> tuple[list[str], list[str]]:
+    """A subfolder per method, with DICOM maps beside the NIfTI ones for a DICOM scan: their names, and what was left out."""
+    names, left_out = _unique([describe(e.method)["name"] for e in explanations]), []
+    for name, explanation in zip(names, explanations, strict=True):
+        explanation.save(folder / name)
+        if io.is_dicom(image):
+            reasons = write_dicom(explanation, folder / name, image, series=plan.series, percentile=plan.seg_percentile)
+            left_out += [f"{name}: {reason}" for reason in reasons]
+    return names, left_out
 
 
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:

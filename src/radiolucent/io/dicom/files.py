@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 import zlib
@@ -43,15 +44,22 @@ def is_dicom(path: Path) -> bool:
 
 @contextmanager
 def guarded(expected: str, do: str) -> Iterator[None]:
-    """Errors and warnings of the libraries may quote a patient's data: only an error's type is told."""
+    """The libraries' errors, warnings and log lines may quote a patient's data: only an error's type is told."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
             yield
         except BadInput:
             raise
         except Exception as error:
             raise BadInput(expected, f"a failure of the kind {type(error).__name__}", do) from None
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def dataset(path: Path, *, pixels: bool, few: bool = False) -> Any:
@@ -85,12 +93,12 @@ def choose(path: Path, series: str | None) -> tuple[list[Path], list[str]]:
             f"the folder {path} with {aside} files, none of them one" if path.is_dir() else "a DICOM file without pixels",
             "Name a file, or the folder of a DICOM series.",
         )
-    listed = "; ".join(f"{uid} ({kind}, {len(files)} images)" for (uid, kind), files in found.items())
+    listed = "; ".join(f"{_plain(*key)}, {len(files)} images)" for key, files in found.items())
     chosen = [files for (uid, _), files in found.items() if series in (None, uid)]
     if len(chosen) != 1:
         raise BadInput(
             f"one series at {path.name}" if series is None else f"the series {series}",
-            f"{len(found)} series: {listed}" if len(found) > 1 else listed,
+            f"{len(found)} series: {listed}",
             "Choose one by its UID: --series UID, or series=UID in Python.",
         )
     aside += sum(map(len, found.values())) - len(chosen[0])
@@ -112,14 +120,15 @@ def _search(path: Path) -> tuple[dict[tuple[str, str], list[Path]], int]:
             if head.file_meta.get("MediaStorageSOPClassUID") == _DICOMDIR or not head.get("Rows"):
                 aside += 1
                 continue
-            key = (plain(head.get("SeriesInstanceUID"), r"[0-9.]{1,64}"), plain(head.get("Modality"), r"[A-Z]{2,8}"))
+            key = str(head.get("SeriesInstanceUID")), str(head.get("Modality"))
         found.setdefault(key, []).append(file)
     return found, aside
 
 
-def plain(value: Any, pattern: str) -> str:
-    """A header's value where it looks as the standard says; else nothing of it is shown."""
-    return str(value) if value and re.fullmatch(pattern, str(value)) else "unknown"
+def _plain(uid: str, modality: str) -> str:
+    """Both where they look as the standard says; else nothing of them is shown."""
+    shown = uid if re.fullmatch(r"[0-9.]{1,64}", uid) else "a series without a valid UID"
+    return f"{shown} ({modality if re.fullmatch('[A-Z]{2,8}', modality) else 'unknown'}"
 
 
 def counted(values: Sequence[object]) -> str:

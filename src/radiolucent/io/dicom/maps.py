@@ -42,12 +42,15 @@ def write_parametric_map(
         number: added to the number of the new series, 9000.
 
     Raises:
-        BadInput: NaN or infinite values, another grid than the source's, headers that lack a UID.
+        BadInput: NaN or infinite values, another grid than the source's, headers that lack a UID or (X-rays) a place
+            in the patient.
     """
     source = source if isinstance(source, Source) else Source.of(source)
     highdicom, pydicom = library("highdicom"), library("pydicom")
     if not np.isfinite(volume.data).all():
         raise BadInput("finite values in a map", "NaN or infinity", "Mend the map: DICOM viewers take them for numbers.")
+    if not source.stack.has_world:
+        raise BadInput("a source with a place in the patient, for a Parametric Map", "none", "Use the NIfTI or TIFF map.")
     frames = source.frames(volume).astype(np.float32)
     with guarded("a source that a Parametric Map can refer to", "Use the NIfTI map, or export the source again."):
         made = highdicom.pm.ParametricMap(
@@ -61,7 +64,7 @@ def write_parametric_map(
         )
         raw = content(made)
         back = volume_of(Path(path), [pydicom.dcmread(BytesIO(raw))])
-    if not np.array_equal(back.data, volume.data.astype(np.float32)) or (back.has_world and back.grid != source.stack.grid):
+    if not np.array_equal(back.data, volume.data.astype(np.float32)) or back.grid != source.stack.grid:
         raise BadInput("a map that reads back as it was written", "other values or another place", "Report this as a bug.")
     return put(Path(path), raw)
 

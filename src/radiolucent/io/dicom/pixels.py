@@ -90,10 +90,10 @@ def _several(name: str, datasets: Sequence[Any], place: Stack) -> Volume:
     """(1, columns, rows, slices), read and assembled by highdicom, whose geometry must agree with ours."""
     highdicom = library("highdicom")
     first = datasets[0]
-    if int(first.get("SamplesPerPixel", 1)) > 1 or first.PhotometricInterpretation == "PALETTE COLOR":
-        raise BadInput(f"grey images in {name}", "a stack of colour images", "Give one of them, as a 2D image.")
-    how = {"dtype": np.float32, "rtol": 0.25, "perpendicular_tol": 0.02, **_transform(first)}  # ours are stricter: see planes
     with guarded(f"a volume that highdicom can build from {name}", _advice(first)):
+        if _colourful(first):
+            raise BadInput(f"grey images in {name}", "a stack of colour images", "Give one of them, as a 2D image.")
+        how = {"dtype": np.float32, "rtol": 0.25, "perpendicular_tol": 0.02, **_transform(first)}  # ours are stricter: see planes
         if "PerFrameFunctionalGroupsSequence" in first:
             built = highdicom.Image.from_dataset(first, copy=False).get_volume(**how)
         else:
@@ -116,7 +116,7 @@ def _single(name: str, item: Any, place: Stack, frame: int, colour: str) -> Volu
     """One plane as (channels, rows, columns); colour as for other 2D images."""
     highdicom = library("highdicom")
     with guarded(f"an image that can be decoded in {name}", _advice(item)):
-        colourful = int(item.get("SamplesPerPixel", 1)) > 1 or item.PhotometricInterpretation == "PALETTE COLOR"
+        colourful = _colourful(item)
         if colourful:
             data = _rgb(item, frame)
         elif item.get("ImagePositionPatient"):
@@ -124,13 +124,18 @@ def _single(name: str, item: Any, place: Stack, frame: int, colour: str) -> Volu
             data = highdicom.get_volume_from_series([item], dtype=np.float32, **_transform(item)).array[0]
         else:
             image = highdicom.Image.from_dataset(item, copy=False)
-            data = image.get_frame(frame + 1, dtype=np.float32, **_transform(item))
+            how = {"dtype": np.float32, **_transform(item)}
+            data = image.get_volume(**how).array[0] if place.has_world else image.get_frame(frame + 1, **how)
     notes: tuple[str, ...] = ()
     if colourful:
         data, notes = grey_or_colour(name, Image.fromarray(data), colour)
     else:
         data = data[None]
     return Volume(data, place.grid.affine, place.has_world, notes)
+
+
+def _colourful(item: Any) -> bool:
+    return int(item.get("SamplesPerPixel", 1)) > 1 or item.get("PhotometricInterpretation") == "PALETTE COLOR"
 
 
 def _rgb(item: Any, frame: int) -> Array:
@@ -172,10 +177,11 @@ def _check_pixels(path: Path, datasets: Sequence[Any], count: int) -> None:
     name = path.name
     with guarded(f"an image's size and type in the headers of {name}", "They are damaged: export the series again."):
         first = datasets[0]
+        # 12 bytes each while reading: stored, decoded, scaled, stacked
         voxels = count * int(first.Rows) * int(first.Columns) * int(first.get("SamplesPerPixel", 1))
         if voxels < 1:
             raise BadInput(f"rows and columns in {name}", "none", "Export the series again.")
-        check_size(path, voxels * 4, f"{first.Rows} rows, {first.Columns} columns and {count} images")
+        check_size(path, voxels * 12, f"{first.Rows} rows, {first.Columns} columns and {count} images")
         _alike_kinds(name, datasets)
         for item in datasets:
             _check_decoder(name, item)

@@ -96,6 +96,7 @@ def _segment(number: int, name: str, algorithm: str) -> Any:
 def _stored(made: Any, source: Source, shape: tuple[int, ...]) -> np.ndarray:
     """The segments (frames, rows, columns, segments) as the written file places them: by position, not by order."""
     out = np.zeros(shape, bool)
+    shared = made.SharedFunctionalGroupsSequence[0]
     pixels = np.asarray(made.pixel_array).reshape(-1, *shape[1:3])
     known = np.array([p.position for p in planes(source.images)]) if source.stack.has_world else None
     for pixel, place, item in zip(pixels, planes([made]), made.PerFrameFunctionalGroupsSequence, strict=True):
@@ -105,5 +106,6 @@ def _stored(made: Any, source: Source, shape: tuple[int, ...]) -> np.ndarray:
             frame = int(far.argmin())
             if far[frame] > 1e-3:
                 raise BadInput("frames at the source's positions", f"one {far[frame]:.3g} mm off", "Report this as a bug.")
-        out[frame, :, :, item.SegmentIdentificationSequence[0].ReferencedSegmentNumber - 1] = pixel > 0
+        which = item.get("SegmentIdentificationSequence") or shared.SegmentIdentificationSequence
+        out[frame, :, :, which[0].ReferencedSegmentNumber - 1] = pixel > 0
     return out
