@@ -179,7 +179,16 @@ def test_headers_that_cannot_be_referred_to(tmp_path, keyword):
         del item[keyword]
     with pytest.raises(BadInput, match=r"UID in every header|a frame of reference"):
         io.write_parametric_map(tmp_path / "map.dcm", relevance(scan), made, name="x")
-    assert keyword not in made[0]  # the caller's datasets are as they were
+
+
+def test_the_caller_s_datasets_are_left_as_they_were(tmp_path):
+    made = images(STORED)
+    for item in made:
+        del item.PatientSex
+    scan = io.read(write(tmp_path / "source", made))
+    before = [str(item) for item in made]
+    assert io.read(io.write_parametric_map(tmp_path / "map.dcm", relevance(scan), made, name="x")) == relevance(scan)
+    assert [str(item) for item in made] == before
 
 
 def test_an_anonymised_source_without_any_patient_will_do(tmp_path):
@@ -294,7 +303,7 @@ def test_the_command_line_explains_a_series_folder(tmp_path):
     maps = {"target_0.nii.gz", "target_1.nii.gz", "target_0.dcm", "target_1.dcm", "target_0_seg.dcm"}
     assert written == {"explanation.json", *maps}
     assert case["case"] == "Thorax.3"
-    assert any("gradient: target 1 " in note and "all evidence speaks against" in note for note in case["notes"])
+    assert any("gradient: target 1 has no Segmentation" in note and "all evidence speaks against" in note for note in case["notes"])
     for path in folder.rglob("*"):  # personal data is in the DICOM objects alone
         if path.is_file() and path.suffix != ".dcm":
             content = path.read_bytes()

@@ -56,7 +56,10 @@ def explain(
     overwrite: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report."""
+    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report.
+
+    Of a DICOM scan there are DICOM maps too; these carry the patient's data, as their source does.
+    """
     from radiolucent.case import Plan, explain_case
     from radiolucent.errors import BadInput
     from radiolucent.methods import from_settings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +41,9 @@ def write_dicom(
         return [f"no DICOM map: {error}"]
     for t, (relevance, target) in enumerate(zip(explanation.relevance, explanation.targets, strict=True)):
         name = f"{method}: {target}"
-        try:
+        with _noted(left_out, f"target {t} has no Parametric Map"):
             io.write_parametric_map(folder / f"target_{t}.dcm", relevance, images, name=name, device=device, number=2 * t)
+        with _noted(left_out, f"target {t} has no Segmentation"):
             io.write_segmentation(
                 folder / f"target_{t}_seg.dcm",
                 strongest(relevance, percentile),
@@ -50,9 +53,16 @@ def write_dicom(
                 device=device,
                 number=2 * t + 1,
             )
-        except BadInput as error:
-            left_out.append(f"target {t} is not whole as DICOM: {error}")
     return left_out
+
+
+@contextmanager
+def _noted(notes: list[str], what: str) -> Iterator[None]:
+    """What DICOM cannot hold is no reason to lose the NIfTI map."""
+    try:
+        yield
+    except BadInput as error:
+        notes.append(f"{what}: {error}")
 
 
 def strongest(relevance: Volume, percentile: float) -> Volume:

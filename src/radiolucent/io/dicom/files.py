@@ -38,8 +38,13 @@ def is_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM files do, or a folder (which is taken for a series)."""
     if path.is_dir():
         return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise BadInput(
+            f"a file that can be read at {path}", error.strerror or "an error", "Check its permissions and its disk."
+        ) from None
 
 
 @contextmanager
@@ -112,7 +117,7 @@ def _search(path: Path) -> tuple[dict[tuple[str, str], list[Path]], int]:
     aside = 0
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]  # links to folders are not followed
     for file in files:
-        if file.stat().st_size < 132 or not is_dicom(file):
+        if not is_dicom(file):
             aside += 1
             continue
         head = dataset(file, pixels=False, few=True)
