@@ -32,7 +32,8 @@ def write_dicom(
     Returns:
         What was left out, and why: one sentence each.
     """
-    folder, left_out = Path(folder), []
+    folder = Path(folder)
+    left_out: list[str] = []
     method = describe(explanation.method)["name"]
     device = str(explanation.provenance.get("weights_sha256", ""))[:16]
     try:
