@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from radiolucent import BadInput, Contrast, Logits, Outputs, Region, Select
+from radiolucent import BadInput, Contrast, Logits, Outputs, Region
 from radiolucent.protocols import Target
+from radiolucent.targets import Select
 
 OUTPUT = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
 

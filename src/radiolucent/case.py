@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction, predict
 from radiolucent.export import write_dicom
 from radiolucent.io.tables import Name, write_table
-from radiolucent.methods import describe
+from radiolucent.methods import describe, title
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
@@ -80,10 +81,12 @@ def explain_case(
     prediction = predict(model, scan, card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     failures: dict[str, str] = {}
-    say(f"explaining {image.name}: {', '.join(describe(m)['name'] for m in plan.methods)}")
-    explanations = prediction.explain(
-        plan.methods, targets, classes=card.classes, failed=lambda m, e: failures.update({describe(m)["name"]: str(e)})
-    )
+    say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
+
+    def failed(method: Method, error: BadInput) -> None:
+        failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
+
+    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
     segments = _is_segmentation(_output(prediction, card), card)
@@ -98,8 +101,9 @@ def explain_case(
         folders, left_out = _write_maps(new, image, explanations, plan)
         if segments:
             io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
-        if parcellation:
-            write_table(new / "regions.csv", region_rows(explanations, parcellation.on(scan.grid)))
+        rows = region_rows(explanations, parcellation.on(scan.grid)) if parcellation else []
+        if rows:
+            write_table(new / "regions.csv", rows)
         write_report(
             new / "report.html",
             scan,
@@ -108,6 +112,7 @@ def explain_case(
             subtitle=f"{card.name} ({card.task})",
             parcellation=parcellation,
             parcellation_name=parcellation_name,
+            regions=rows,
             outlines={name: i for i, name in enumerate(card.classes)} if segments and not plan.parcellation else None,
             notes=[f"{method} failed: {reason}" for method, reason in failures.items()] + left_out,
             facts=_facts(card),
@@ -131,7 +136,7 @@ def explain_case(
 
 def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], plan: Plan) -> tuple[list[str], list[str]]:
     """A subfolder per method, with DICOM maps beside the NIfTI ones for a DICOM scan: their names, and what was left out."""
-    names, left_out = _unique([describe(e.method)["name"] for e in explanations]), []
+    names, left_out = _folders([e.method for e in explanations]), []
     for name, explanation in zip(names, explanations, strict=True):
         explanation.save(folder / name)
         if io.is_dicom(image):
@@ -186,6 +191,9 @@ def _facts(card: Card) -> dict[str, str]:
     return {f"model {key}": str(card.about[key]) for key in wanted if key in card.about}
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """grad-cam, grad-cam-2, ... where a method occurs with several settings."""
+def _folders(methods: Sequence[Method]) -> list[str]:
+    """grad-cam; grad-cam-layer3, grad-cam-layer4 where a method looks at several layers; then numbers."""
+    names = [describe(m)["name"] for m in methods]
+    layers = [re.sub(r"[^\w.#+-]", "_", getattr(m, "layer", "")) for m in methods]
+    names = [f"{n}-{layer}" if layer and names.count(n) > 1 else n for n, layer in zip(names, layers, strict=True)]
     return [f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]

@@ -11,7 +11,7 @@ import numpy as np
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation
-from radiolucent.methods import describe
+from radiolucent.methods import title
 from radiolucent.volume import Volume
 
 
@@ -34,7 +34,7 @@ def write_dicom(
     """
     folder = Path(folder)
     left_out: list[str] = []
-    method = describe(explanation.method)["name"]
+    method = title(explanation.method)
     device = str(explanation.provenance.get("weights_sha256", ""))[:16]
     try:
         images = io.DicomSource.of(source, series)

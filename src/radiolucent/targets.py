@@ -95,6 +95,29 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """S = f_k(x) with k the class that the unperturbed model ranks highest, for each batch item its own.
+
+    Output (b, classes). `classes` holds k for each item once the target is fixed.
+    """
+
+    classes: tuple[int, ...] = ()
+
+    def __call__(self, output: Any) -> Tensor:
+        if not self.classes:
+            raise BadInput("a class for each item, fixed before the explanation starts", "none yet", "Call targets.fix(model(x)).")
+        output = _vector(output, self.classes, repr(self))
+        return output.gather(1, torch.tensor(self.classes, device=output.device)[:, None]).T
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        same = len(set(self.classes)) == 1
+        return (_called(self.classes[0], classes, "logit") if same else "predicted class",)
+
+    def fix(self, output: Any) -> Self:
+        return type(self)(tuple(_vector(output, (), repr(self)).argmax(1).tolist()))
+
+
+@dataclass(frozen=True)
 class Contrast:
     """S = f_yes(x) - f_no(x): why this class rather than that one."""
 

@@ -4,8 +4,26 @@ Everything here is a context manager, and leaves the model as it was found, also
 """
 
 from radiolucent.hooks.guest import evaluating
-from radiolucent.hooks.layers import Layer, last_layer, layers, look
+from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look
+from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import rewriting
+from radiolucent.hooks.sharing import OneInput, Sharing
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
 
-__all__ = ["INPUT", "Layer", "Taps", "editing", "evaluating", "last_layer", "layers", "look", "rewriting", "tap"]
+__all__ = [
+    "INPUT",
+    "Layer",
+    "OneInput",
+    "Replay",
+    "Sharing",
+    "Taps",
+    "all_layers",
+    "editing",
+    "evaluating",
+    "last_layer",
+    "layers",
+    "look",
+    "replaying",
+    "rewriting",
+    "tap",
+]

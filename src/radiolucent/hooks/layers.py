@@ -29,6 +29,11 @@ class Layer:
     is_spatial: bool
     is_output: bool
 
+    @property
+    def names(self) -> list[str]:
+        """The layer's name, or name#0, name#1, ... where it runs several times."""
+        return [self.name] if self.runs == 1 else [f"{self.name}#{run}" for run in range(self.runs)]
+
 
 @contextmanager
 def _recording(model: nn.Module) -> Iterator[dict[str, tuple[str, tuple[int, ...], int, Any]]]:
@@ -82,13 +87,24 @@ def last_layer(found: Sequence[Layer]) -> str:
     """What layer="auto" means: the last layer with a spatial grid that is not the model's output itself."""
     spatial = [layer for layer in found if layer.is_spatial and not layer.is_output]
     if not spatial:
-        raise BadInput(
-            "a layer whose output has spatial axes",
-            f"only others: {some([layer.name for layer in found])}" if found else "a model whose layers do not report their calls",
-            "Choose a method that works on the input, for example SmoothGrad or IntegratedGradients.",
-        )
-    last = spatial[-1]
-    return last.name if last.runs == 1 else f"{last.name}#{last.runs - 1}"
+        raise _no_grid(found)
+    return spatial[-1].names[-1]
+
+
+def all_layers(found: Sequence[Layer]) -> list[str]:
+    """What layer="full" means: every layer with a spatial grid, and every run of one that runs several times."""
+    spatial = [name for layer in found if layer.is_spatial for name in layer.names]
+    if not spatial:
+        raise _no_grid(found)
+    return spatial
+
+
+def _no_grid(found: Sequence[Layer]) -> BadInput:
+    return BadInput(
+        "a layer whose output has spatial axes",
+        f"only others: {some([layer.name for layer in found])}" if found else "a model whose layers do not report their calls",
+        "Choose a method that works on the input, for example SmoothGrad or IntegratedGradients.",
+    )
 
 
 def some(names: Sequence[str]) -> str:

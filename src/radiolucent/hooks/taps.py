@@ -34,9 +34,13 @@ class Taps:
         self._x = x.clone() if x.is_inference() else x.detach()
         return self._keep(INPUT, self._x) if INPUT in self._runs else self._x.clone()
 
-    def outputs(self) -> dict[str, Tensor]:
-        """All that was caught. The forward is over: a layer that runs again is a checkpoint's second run."""
+    def over(self) -> None:
+        """The forward is over: a layer that runs again is a checkpoint's second run."""
         self._over = True
+
+    def outputs(self) -> dict[str, Tensor]:
+        """All that was caught, at the end of the forward."""
+        self.over()
         return {name: self[name] for name in self._runs}
 
     def _keep(self, name: str, output: Any, *, passed_on: bool = False) -> Any:
@@ -48,7 +52,7 @@ class Taps:
             self._other[name] = f"a tensor of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
             return output
         # What the layer only hands on belongs to others too, whose use of it must not count.
-        kept = output.clone() if passed_on else output
+        kept = _apart(output) if passed_on else output
         if not kept.requires_grad:
             # The tensor itself and not a copy, since the model may use it under another name too.
             kept.requires_grad_()
@@ -57,24 +61,19 @@ class Taps:
         if not self._over:
             self._kept[name] = kept, _version(kept)
         # A later in-place operation must not reach what is kept.
-        return kept.clone()
+        return _apart(kept)
 
     def _release(self) -> None:
         for tensor in self._started:
             tensor.requires_grad_(False)
 
     def __getitem__(self, name: str) -> Tensor:
-        (layer, run), runs = _split(name), self._runs[name]
-        if runs > 1 and run is None:
-            names = ", ".join(f"{layer}#{i}" for i in range(runs))
-            raise BadInput(f"a layer that runs once for {layer!r}", f"{runs} runs in one forward", f"Name the run: {names}.")
-        if runs and run is not None and run >= runs:
-            raise BadInput(f"a run from {layer}#0 to {layer}#{runs - 1}", name, "Runs are counted from 0.")
+        _check_run(name, self._runs[name])
         if name not in self._kept:
             raise self._silent(name)
         kept, version = self._kept[name]
         if _version(kept) != version:
-            raise _overwritten(f"the output of layer {layer!r}")
+            raise _overwritten(f"the output of layer {_split(name)[0]!r}")
         return kept
 
     def _silent(self, name: str) -> BadInput:
@@ -87,6 +86,14 @@ class Taps:
             f"no call of it; {f'these ran: {some(ran)}' if ran else 'no layer reports its calls'}",
             "Choose one that runs on this input. Exported models hide their layers: use the original model.",
         )
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """A differentiable copy that takes no memory until one of the two is written to (PyTorch's copy on write)."""
+    try:
+        return torch._lazy_clone(tensor)
+    except (AttributeError, RuntimeError):  # memory that PyTorch does not own, or another PyTorch
+        return tensor.clone()
 
 
 def _version(tensor: Tensor) -> int:
@@ -143,6 +150,16 @@ def _split(name: str) -> tuple[str, int | None]:
     if mark and not run.isdecimal():
         raise BadInput("a layer's name, or name#0, name#1, ... for one of its runs", repr(name), "Correct what follows the #.")
     return layer, int(run) if mark else None
+
+
+def _check_run(name: str, runs: int) -> None:
+    """Refuse a name that does not say which of several runs it means, or a run that there is not."""
+    layer, run = _split(name)
+    if runs > 1 and run is None:
+        names = ", ".join(f"{layer}#{i}" for i in range(runs))
+        raise BadInput(f"a layer that runs once for {layer!r}", f"{runs} runs in one forward", f"Name the run: {names}.")
+    if runs and run is not None and run >= runs:
+        raise BadInput(f"a run from {layer}#0 to {layer}#{runs - 1}", name, "Runs are counted from 0.")
 
 
 @contextmanager

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput
-from radiolucent.hooks import INPUT, evaluating, last_layer, layers, tap
+from radiolucent.errors import BadInput, InputWarning
+from radiolucent.hooks import INPUT, Layer, Taps, all_layers, evaluating, last_layer, layers, tap
 from radiolucent.protocols import FirstOrder, Target
 
 
@@ -57,8 +61,18 @@ class InputXGradient:
 def first_order(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[FirstOrder]) -> list[Tensor]:
     """Relevance of several first-order methods from one forward and one backward pass per target.
 
-    The graph starts at the shallowest layer that is asked for and holds no parameter gradients.
+    The graph starts at the shallowest layer that is asked for and holds no parameter gradients. Each
+    layer's gradient becomes its map as soon as the backward pass has it, and is then let go.
     """
+    maps = shared_pass(model, x, targets, methods)
+    for relevance in maps:
+        if isinstance(relevance, BadInput):
+            raise relevance
+    return [relevance for relevance in maps if isinstance(relevance, Tensor)]
+
+
+def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[FirstOrder]) -> list[Tensor | BadInput]:
+    """`first_order`, where a layer that cannot serve gives its reason in the place of its map."""
     if not methods:
         return []
     x = plain(x)
@@ -70,38 +84,78 @@ def first_order(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
         check_floating(x)
     with evaluating(model), tap(model, names) as taps:
         scores = targets(model(taps.input(x)))
-        places = taps.outputs()
-        for name, place in places.items():
-            _check_spatial(name, place, x)
-        _check_scores(scores, len(x))
-        maps: list[list[Tensor]] = [[] for _ in methods]
-        for t in range(len(scores)):
-            gradients = _gradients(scores[t], places, retain_graph=t + 1 < len(scores))
-            for method, rows in zip(methods, maps, strict=True):
-                rows.append(method.combine(_wide(places[method.layer].detach()), gradients[method.layer]))
-    return [torch.stack(rows) for rows in maps]
+        places, unfit = _places(taps, names, x)
+        if places:
+            check_scores(scores, len(x))
+            _check_differentiable(scores)
+        rows: list[list[Tensor]] = [[] for _ in methods]
+        vanished = False
+        for t in range(len(scores) if places else 0):
+            found, too_small = _maps(scores[t], places, methods, retain_graph=t + 1 < len(scores))
+            vanished = vanished or too_small
+            for name in places.keys() - {m.layer for m, row in zip(methods, found, strict=True) if row is not None}:
+                unfit[name] = _no_path(name)
+            for kept, row in zip(rows, found, strict=True):
+                kept.extend([] if row is None else [row])
+    if vanished:
+        warnings.warn("gradients vanish in float16: made again in float32, on a copy of the model", InputWarning, stacklevel=4)
+        return shared_pass(copy.deepcopy(model).float(), x.float() if x.is_floating_point() else x, targets, methods)
+    return [unfit[m.layer] if m.layer in unfit else torch.stack(kept) for m, kept in zip(methods, rows, strict=True)]
 
 
-def _gradients(score: Tensor, places: Mapping[str, Tensor], retain_graph: bool) -> dict[str, Tensor]:
-    """dS/dA at each place, in float32 at least. Batch items do not mix in eval mode, so each has its own."""
+def _places(taps: Taps, names: Sequence[str], x: Tensor) -> tuple[dict[str, Tensor], dict[str, BadInput]]:
+    """What was caught at the layers that can serve, and why the others cannot."""
+    places, unfit = {}, {}
+    taps.over()
+    for name in names:
+        try:
+            check_spatial(name, taps[name], x)
+            places[name] = taps[name]
+        except BadInput as error:
+            unfit[name] = error
+    return places, unfit
+
+
+def _maps(
+    score: Tensor, places: Mapping[str, Tensor], methods: Sequence[FirstOrder], retain_graph: bool
+) -> tuple[list[Tensor | None], bool]:
+    """Each method's map for one target, None where no path leads from its layer to the score; did float16 not suffice?
+
+    Batch items do not mix in eval mode, so each has its own gradient. It is used in float32 at least.
+    """
     half = torch.float16 in {score.dtype, *(place.dtype for place in places.values())}
+    maps: list[Tensor | None] = [None] * len(methods)
     # Gradients of a volume's voxels are below the range of float16: they travel enlarged, unless that is too much.
     for scale in (1024.0, 1.0) if half else (1.0,):
-        found = torch.autograd.grad(
-            score, list(places.values()), torch.full_like(score, scale), retain_graph=retain_graph or scale != 1, allow_unused=True
-        )
-        gradients = {}
-        for name, gradient in zip(places, found, strict=True):
-            if gradient is None:
-                raise BadInput(
-                    f"a layer that the target depends on, not {name!r}",
-                    "no path from it to the score",
-                    "Choose a layer on the way to this output.",
-                )
-            gradients[name] = _wide(gradient) / scale if half else _wide(gradient)
-        if not half or all(torch.isfinite(g).all() for g in gradients.values()):
+        finite, vanished = True, False
+
+        def take(gradient: Tensor, name: str, scale: float = scale) -> None:
+            nonlocal finite, vanished
+            vanished = vanished or (half and not gradient.any())
+            gradient = _wide(gradient) / scale if half else _wide(gradient)
+            finite = finite and (not half or bool(torch.isfinite(gradient).all()))
+            for i, method in enumerate(methods):
+                if method.layer == name:
+                    maps[i] = method.combine(_wide(places[name].detach()), gradient)
+
+        with ExitStack() as stack:
+            for name, place in places.items():
+                stack.callback(place.register_hook(partial(take, name=name)).remove)
+            starts = [place for place in places.values() if place.is_leaf] or list(places.values())
+            torch.autograd.grad(
+                score, starts, torch.full_like(score, scale), retain_graph=retain_graph or scale != 1, allow_unused=True
+            )
+        if finite:
             break
-    return gradients
+    return maps, vanished
+
+
+def _no_path(name: str) -> BadInput:
+    return BadInput(
+        f"a layer that the target depends on, not {name!r}",
+        "no path from it to the score",
+        "Choose a layer on the way to this output.",
+    )
 
 
 def plain(x: Tensor) -> Tensor:
@@ -122,19 +176,29 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def at_layer(method: Any, layer: str) -> Any:
-    """The method with each layer="auto" inside it replaced by `layer`."""
+def at_layer(method: Any, layer: str, of: str = "auto") -> Any:
+    """The method with each layer=`of` inside it replaced by `layer`."""
     changes: dict[str, Any] = {}
     for name in getattr(method, "__dataclass_fields__", {}):
         value = getattr(method, name)
-        if name == "layer" and value == "auto":
+        if name == "layer" and value == of:
             changes[name] = layer
         elif hasattr(value, "__dataclass_fields__"):
-            changes[name] = at_layer(value, layer)
+            changes[name] = at_layer(value, layer, of)
     return replace(method, **changes) if changes else method
 
 
-def _check_spatial(name: str, output: Tensor, x: Tensor) -> None:
+def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
+    """The method at the layers that ran: "auto" becomes the last with a grid, "full" one method for each of them."""
+    if at_layer(method, "") != method:
+        method = at_layer(method, last_layer(found))
+    if at_layer(method, "", "full") == method:
+        return [method]
+    return [at_layer(method, name, "full") for name in all_layers(found)]
+
+
+def check_spatial(name: str, output: Tensor, x: Tensor) -> None:
+    """Refuse a layer whose output has no grid, or not the input's batch."""
     what = f"layer {name!r}" if name else "the input"
     if output.ndim != x.ndim or output.ndim < 3 or all(n == 1 for n in output.shape[2:]):
         raise BadInput(
@@ -150,18 +214,22 @@ def _check_spatial(name: str, output: Tensor, x: Tensor) -> None:
         )
 
 
-def _check_scores(scores: Tensor, batch: int) -> None:
+def check_scores(scores: Tensor, batch: int) -> None:
+    """Refuse what is not one finite score per target and batch item."""
     if scores.ndim != 2 or scores.shape[1] != batch or not len(scores):
         raise BadInput(
             f"scores of shape (targets, {batch}): one per target and batch item",
             f"shape {tuple(scores.shape)}",
             "Does the model keep the batch axis? A squeeze() drops it for a single image.",
         )
+    if not torch.isfinite(scores).all():
+        raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")
+
+
+def _check_differentiable(scores: Tensor) -> None:
     if not scores.requires_grad:
         raise BadInput(
             "scores that depend on the layer in a differentiable way",
             "scores without a gradient (argmax, detach, no_grad or reentrant checkpointing in the model, or a layer off the path)",
             "Explain the logits before the argmax, or choose a perturbation method.",
         )
-    if not torch.isfinite(scores).all():
-        raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")

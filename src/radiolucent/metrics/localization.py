@@ -1,0 +1,327 @@
+"""Localization: does a map point at what is known to be there? Maps against masks, no model needed.
+
+Throughout, a[p] >= 0 is the attention at voxel p (see Attention: what counts as attention in a signed map),
+M the mask, A(t) = {p: a[p] >= t, a[p] > 0}, and t the threshold in the map's own unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from radiolucent.errors import BadInput
+from radiolucent.geometry import Array
+from radiolucent.metrics.prepared import Inside, Undefined, excess
+from radiolucent.metrics.thresholds import cut, parse
+
+
+class Score(NamedTuple):
+    """A metric's value, and the threshold (in the map's unit) that it was found at, where there is one."""
+
+    value: float
+    threshold: float = float("nan")
+
+
+class Metric(Protocol):
+    """A frozen dataclass of hyper-parameters that scores a map against a mask."""
+
+    name: str
+    category: str
+    higher_is_better: bool
+
+    def __call__(self, inside: Inside) -> Score:
+        """The score; raises Undefined where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Thresholded:
+    threshold: str | float = "otsu"
+
+    category = "localization"
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        parse(self.threshold)
+
+    def overlap(self, inside: Inside) -> tuple[float, int, int, int]:
+        """(t, |A & M|, |A|, |M|)"""
+        t = cut(inside.attention, self.threshold)
+        return t, inside.above(t), inside.attention.above(t), inside.voxels
+
+
+@dataclass(frozen=True)
+class IoA(_Thresholded):
+    """Intersection over attention: how much of what is pointed at lies in the mask (M3d-CAM's `ioa`).
+
+        IoA = |A(t) & M| / |A(t)|
+
+    Higher is better; |M| / all voxels is what a blind map gets. It is precision: one voxel pointed at, inside
+    the mask, scores 1. M3d-CAM writes 0 for an empty mask and NaN, without a word, for a constant map.
+    """
+
+    name = "ioa"
+
+    def __call__(self, inside: Inside) -> Score:
+        t, both, pointed, _ = self.overlap(inside)
+        return Score(both / _some(pointed), t)
+
+
+@dataclass(frozen=True)
+class WeightedIoA(_Thresholded):
+    """Intersection over attention, each voxel weighted by its attention (M3d-CAM's `wioa`).
+
+        wIoA = sum_{p in A(t) & M} (a[p] - min a) / sum_{p in A(t)} (a[p] - min a)
+
+    Higher is better. Subtracting the smallest attention is M3d-CAM's scaling to 0..1, kept so that the values
+    agree; maps with zeros are not touched by it. (Its `wiou` divides a weighted part by an unweighted one and
+    can say nothing; it has no counterpart here.)
+    """
+
+    name = "wioa"
+
+    def __call__(self, inside: Inside) -> Score:
+        t, _, pointed, _ = self.overlap(inside)
+        _some(pointed)
+        whole = excess(inside.attention, t)
+        if whole <= 0:
+            raise Undefined("the attention is the same everywhere")
+        return Score(inside.excess(t) / whole, t)
+
+
+@dataclass(frozen=True)
+class IoU(_Thresholded):
+    """Intersection over union (Jaccard), M3d-CAM's `iou`.
+
+        IoU = |A(t) & M| / |A(t) | M|
+
+    Higher is better. Coarse maps cannot reach 1 on small masks.
+    """
+
+    name = "iou"
+
+    def __call__(self, inside: Inside) -> Score:
+        t, both, pointed, masked = self.overlap(inside)
+        return Score(both / (pointed + masked - both), t)
+
+
+@dataclass(frozen=True)
+class Dice(_Thresholded):
+    """Dice's coefficient, the harmonic mean of precision and recall.
+
+        Dice = 2 |A(t) & M| / (|A(t)| + |M|)
+
+    Higher is better.
+    """
+
+    name = "dice"
+
+    def __call__(self, inside: Inside) -> Score:
+        t, both, pointed, masked = self.overlap(inside)
+        return Score(2 * both / (pointed + masked), t)
+
+
+@dataclass(frozen=True)
+class PointingGame:
+    """Does the map's peak lie in the mask, or within `tolerance_mm` of it (Zhang et al., IJCV 2018)?
+
+        PG = 1 if min_{q in M} |argmax a - q| <= tolerance, else 0        distances between voxel centres, in mm
+
+    Higher is better; the mean over cases is the hit rate. Where several voxels share the maximum, the share of
+    them that hit (what a random choice among them gives). Blind to all but the peak.
+    """
+
+    tolerance_mm: float = 0.0
+
+    name = "pointing-game"
+    category = "localization"
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= float(self.tolerance_mm) < float("inf"):
+            raise BadInput("a tolerance of 0 mm or more", repr(self.tolerance_mm), "Correct it.")
+
+    def __call__(self, inside: Inside) -> Score:
+        attention = inside.attention
+        peaks = np.flatnonzero(attention.values.reshape(-1) == attention.high)
+        hit = np.isin(peaks, inside.index, assume_unique=True)
+        if self.tolerance_mm and not hit.all():
+            near = cKDTree(_world(inside, inside.index)).query(_world(inside, peaks[~hit]))[0]
+            hit[~hit] = near <= self.tolerance_mm + 1e-6
+        return Score(float(hit.mean()), attention.high)
+
+
+@dataclass(frozen=True)
+class EnergyPointingGame:
+    """The share of the attention that lies in the mask (Score-CAM's energy-based pointing game, Wang et al., CVPRW 2020).
+
+        EPG = sum_{p in M} a[p] / sum_p a[p]
+
+    Higher is better; |M| / all voxels is what a constant map gets. The same as the relevance mass accuracy of
+    Arras et al. (Information Fusion 2022). Needs no threshold; much faint attention weighs as much as
+    little strong attention.
+    """
+
+    name = "energy-pointing-game"
+    category = "localization"
+    higher_is_better = True
+
+    def __call__(self, inside: Inside) -> Score:
+        return Score(inside.total / inside.attention.total)
+
+
+@dataclass(frozen=True)
+class Enrichment:
+    """How many times denser the attention is inside the mask than over all (Kohlbrenner et al., IJCNN 2020).
+
+        E = (sum_{p in M} a[p] / sum_p a[p]) / (|M| / all voxels)
+
+    Higher is better, 1 is chance, all voxels / |M| the most. Comparable between masks of different size, where
+    the energy pointing game is not; it depends on how much background the image has.
+    """
+
+    name = "enrichment"
+    category = "localization"
+    higher_is_better = True
+
+    def __call__(self, inside: Inside) -> Score:
+        attention = inside.attention
+        return Score(inside.total / attention.total / (inside.voxels / attention.values.size))
+
+
+@dataclass(frozen=True)
+class MassConcentration:
+    """The share of the attention on the mask's side of the image (SE3D's code; Wisniewski et al., arXiv 2405.14584).
+
+        MC = sum_{p in H} a[p] / sum_{p in H or the other half} a[p]        H the half that holds M
+
+    Halves along the grid's longest axis, without the slice in the middle of an odd number. Higher is better, 0.5 is
+    chance. Undefined for a mask that reaches into both halves: it is meant for lesions of one hemisphere.
+    """
+
+    name = "mass-concentration"
+    category = "localization"
+    higher_is_better = True
+
+    def __call__(self, inside: Inside) -> Score:
+        values = inside.attention.values
+        axis = int(np.argmax(values.shape))
+        along = np.unravel_index(inside.index, values.shape)[axis]
+        half, length = values.shape[axis] // 2, values.shape[axis]
+        first, last = bool((along < half).any()), bool((along >= length - half).any())
+        if first == last:
+            where = "reaches into both halves" if first else "lies in the middle slice"
+            raise Undefined(f"the mask {where} of the image")
+        moved = np.moveaxis(values, axis, 0)
+        sums = [float(part.sum(dtype=np.float64)) for part in (moved[:half], moved[length - half :])]
+        if sum(sums) == 0:
+            raise Undefined("there is no attention in either half")
+        return Score(sums[0 if first else 1] / sum(sums))
+
+
+@dataclass(frozen=True)
+class RankAccuracy:
+    """Of as many voxels as the mask has, taken by their attention, how many lie in it (Arras et al., Information Fusion 2022).
+
+        RRA = |P & M| / K        P = the K voxels of highest attention, K = |M|
+
+    Higher is better; |M| / all voxels is chance. Where voxels of equal attention compete for the last places,
+    they share them (what a random order among them gives), so that the value does not depend on their order.
+    """
+
+    name = "rank-accuracy"
+    category = "localization"
+    higher_is_better = True
+
+    def __call__(self, inside: Inside) -> Score:
+        everywhere, here, k = inside.attention.ordered, inside.ordered, inside.voxels
+        t = everywhere[everywhere.size - k]
+        low, high = (int(np.searchsorted(everywhere, t, side)) for side in ("left", "right"))
+        low_in, high_in = (int(np.searchsorted(here, t, side)) for side in ("left", "right"))
+        places = k - (everywhere.size - high)  # what is left for the voxels of value t
+        return Score(((k - high_in) + (high_in - low_in) * places / (high - low)) / k, float(t))
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """Area under the precision-recall curve of the attention as a detector of the mask's voxels (SE3D's VxAP).
+
+        AP = sum_k (recall_k - recall_{k-1}) precision_k        over all distinct thresholds, downwards
+
+    Higher is better; |M| / all voxels is chance. No threshold is chosen and no scale matters, only the order of
+    the voxels. Exact, equal values included, as in scikit-learn.
+    """
+
+    name = "average-precision"
+    category = "localization"
+    higher_is_better = True
+
+    def __call__(self, inside: Inside) -> Score:
+        _, count, below, _ = inside.curve
+        true = _from_above(count)
+        return Score(float((count * (true / (inside.attention.values.size - below))).sum() / inside.voxels))
+
+
+@dataclass(frozen=True)
+class MaxF1:
+    """The best F1 (Dice) over all thresholds, with the threshold that gives it (SE3D).
+
+        MaxF1 = max_t 2 |A'(t) & M| / (|A'(t)| + |M|)        A'(t) = {p: a[p] >= t}
+
+    Higher is better. An upper bound: the threshold is chosen with the mask in hand.
+    """
+
+    name = "max-f1"
+    category = "localization"
+    higher_is_better = True
+
+    def __call__(self, inside: Inside) -> Score:
+        value, count, below, _ = inside.curve
+        f1 = 2 * _from_above(count) / (inside.attention.values.size - below + inside.voxels)
+        best = int(np.argmax(f1))
+        return Score(float(f1[best]), float(value[best]))
+
+
+@dataclass(frozen=True)
+class AUROC:
+    """Chance that a voxel of the mask has more attention than one outside it, equal ones counting half.
+
+        AUROC = sum_{p in M, q not in M} ([a[p] > a[q]] + [a[p] = a[q]] / 2) / (|M| |not M|)
+
+    Higher is better, 0.5 is chance. On small masks it is close to 1 for poor maps too: see average precision.
+    """
+
+    name = "auroc"
+    category = "localization"
+    higher_is_better = True
+
+    def __call__(self, inside: Inside) -> Score:
+        _, count, below, up_to = inside.curve
+        outside = inside.attention.values.size - inside.voxels
+        if not outside:
+            raise Undefined("the mask covers the whole image")
+        lower = below - (count.cumsum() - count)  # voxels outside with less attention, and with as much
+        equal = up_to - below - count
+        return Score(float((count * (lower + equal / 2)).sum() / (inside.voxels * outside)))
+
+
+def _from_above(count: Array) -> Array:
+    """How many are at or above each value."""
+    return count[::-1].cumsum()[::-1]
+
+
+def _some(pointed: int) -> int:
+    if not pointed:
+        raise Undefined("no voxel reaches the threshold")
+    return pointed
+
+
+def _world(inside: Inside, index: Array) -> Array:
+    """Voxel centres in mm, (n, 3)."""
+    grid = inside.attention.grid
+    places = np.zeros((len(index), 3))
+    places[:, : len(grid.shape)] = np.stack(np.unravel_index(index, grid.shape), 1)
+    return places @ grid.affine[:3, :3].T
