@@ -1,6 +1,8 @@
 """DICOM out: what is written reads back exactly, at its place in the patient, whole or not at all; and the command line's case."""
 
 import json
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -10,14 +12,15 @@ import pydicom
 import pytest
 import torch
 from dicoms import enhanced, images, oblique, write
-from test_cli import SPOT, radiolucent
+from test_cli import MODEL, SCAN, SPOT, radiolucent
 from torch import nn
 
 import radiolucent as rl
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.export import strongest, write_dicom
-from radiolucent.methods import Gradient
+from radiolucent.geometry import reorient
+from radiolucent.methods import GradCAM, Gradient
 
 STORED = np.random.default_rng(0).integers(0, 4000, (5, 6, 7))
 LPS = np.diag([-1.0, -1, 1, 1])
@@ -194,7 +197,7 @@ def test_an_anonymised_source_without_any_patient_will_do(tmp_path):
     def strip(made):
         for item in made:
             for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-                            "AccessionNumber", "ReferringPhysicianName"):  # fmt: skip
+                            "AccessionNumber", "ReferringPhysicianName", "SliceThickness"):  # fmt: skip
                 delattr(item, keyword)
 
     source = write(tmp_path / "source", images(STORED), strip)
@@ -288,6 +291,34 @@ def test_the_peak_of_the_map_lies_on_the_lesion(tmp_path):
     height, width = shared.PixelMeasuresSequence[0].PixelSpacing
     found = np.array(frame.PlanePositionSequence[0].ImagePositionPatient) + cosines[0] * c * width + cosines[1] * r * height
     np.testing.assert_allclose(found, place, atol=1e-3)
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy (dicom3tools) is not installed")
+def test_an_independent_checker_finds_no_error(tmp_path):
+    source, _, _ = planted(tmp_path / "source")
+    write_dicom(rl.explain(Bright(), io.read(source), Gradient(), rl.Logits(0)), tmp_path, source)
+    for name in ("target_0.dcm", "target_0_seg.dcm"):
+        said = subprocess.run(["dciodvfy", "-new", tmp_path / name], capture_output=True, text=True).stderr
+        assert "ParametricMap" in said or "Segmentation" in said
+        assert "Error" not in said
+
+
+def test_a_brain_gets_the_same_map_from_nifti_and_from_dicom(tmp_path):
+    scan = io.read(SCAN)
+    turned = scan.on(reorient(scan.grid, "LPS"))
+    scale = float(f"{turned.data.max() / 65535:.12g}")
+    stored = (turned.data[0].transpose(2, 1, 0) / scale).round().clip(0, 65535)
+    spacing, origin = turned.grid.spacing, turned.affine[:3, 3] * [-1, -1, 1]
+    made = images(stored, modality="MR", origin=origin, spacing=(spacing[1], spacing[0]), step=spacing[2], intercept=0.0,
+                  slopes=[scale] * len(stored))  # fmt: skip
+    again = io.read(write(tmp_path / "brain", made))
+    model, card = rl.load(MODEL)
+    one, two = (
+        rl.explain(model, s, GradCAM("upsamples.2"), rl.Region(1), preprocessing=card.preprocessing).relevance[0]
+        for s in (scan, again)
+    )
+    two = two.on(one.grid)
+    assert np.abs(one.data - two.data).max() < 1e-3 * np.abs(one.data).max()
 
 
 def test_the_command_line_explains_a_series_folder(tmp_path):

@@ -57,16 +57,23 @@ def write_parametric_map(
             pixel_array=frames,
             contains_recognizable_visual_features=False,
             real_world_value_mappings=[_values(frames, name)],
-            voi_lut_transformations=[highdicom.VOILUTTransformation(0.0, float(2 * np.abs(frames).max()) or 1.0)],
+            voi_lut_transformations=[_window(frames)],
             content_label="SALIENCY",
             content_description=text(description) or None,
             **source.identity(number, device, name),
         )
+        made.Laterality = source.images[0].get("Laterality")
         raw = content(made)
         back = volume_of(Path(path), [pydicom.dcmread(BytesIO(raw))])
     if not np.array_equal(back.data, volume.data.astype(np.float32)) or back.grid != source.stack.grid:
         raise BadInput("a map that reads back as it was written", "other values or another place", "Report this as a bug.")
     return put(Path(path), raw)
+
+
+def _window(frames: np.ndarray) -> Any:
+    """Zero in the middle, so that for and against are told apart; exact, since other windows may not be narrower than 1."""
+    width = float(2 * np.abs(frames).max()) or 1.0
+    return library("highdicom").VOILUTTransformation(0.0, width, voi_lut_function="LINEAR_EXACT")
 
 
 def _values(frames: np.ndarray, name: str) -> Any:

@@ -102,6 +102,8 @@ def _mend(images: Sequence[Any], place: Stack) -> None:
         elif place.has_world:
             item.ImageOrientationPatient = first.ImageOrientationPatient
             item.PixelSpacing = first.PixelSpacing
+            if not item.get("SliceThickness"):
+                item.SliceThickness = float(f"{np.linalg.norm(place.grid.affine[:3, 2]):.6g}")
     if place.has_world and not first.get("FrameOfReferenceUID"):
         raise BadInput("a frame of reference in the source's headers", "none", "A map cannot refer to a place without one.")
 
