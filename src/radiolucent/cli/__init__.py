@@ -32,7 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 
 @app.command()
 def explain(
-    images: Annotated[list[Path], typer.Argument(help="Scans: NIfTI, MGZ, NPY, PNG, JPEG or TIFF.")],
+    images: Annotated[list[Path], typer.Argument(help="Scans: NIfTI, MGZ, NPY, PNG, JPEG, TIFF, or DICOM (a series' folder).")],
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the results, one subfolder per scan.")],
     method: Annotated[list[str], typer.Option(help="Method, may be repeated; see `radiolucent methods`.")] = ["grad-cam"],  # noqa: B006
@@ -50,11 +50,18 @@ def explain(
     frame: Annotated[str | None, typer.Option(help="Which image of a 4D file, or channels.")] = None,
     nonfinite: Annotated[NonFinite, typer.Option(help="What happens to NaN and infinite voxels.")] = "refuse",
     colour: Annotated[Colour, typer.Option(help="What happens to colour images.")] = "refuse",
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several DICOM series.")] = None,
+    seg_percentile: Annotated[
+        float, typer.Option(min=0, max=100, help="DICOM: outline the relevance from this percentile of the positive voxels.")
+    ] = 99.0,
     trust_model: Trust = False,
     overwrite: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report."""
+    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report.
+
+    Of a DICOM scan there are DICOM maps too; these carry the patient's data, as their source does.
+    """
     from radiolucent.case import Plan, explain_case
     from radiolucent.errors import BadInput
     from radiolucent.methods import from_settings
@@ -73,6 +80,8 @@ def explain(
         colour,
         parcellation,
         names,
+        series,
+        seg_percentile,
     )
     for wanted in target:
         card.index(wanted)
@@ -220,6 +229,8 @@ def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -
         folder = out / io.stem(image)
         if not io.stem(image):
             raise BadInput("a scan with a name before its suffix", image.name, "Rename it.")
+        if image.is_dir() and out.resolve().is_relative_to(image.resolve()):  # the next reading would find our maps in it
+            raise BadInput("an output folder outside the series", str(out), "Choose another --out.")
         if any(path.resolve().is_relative_to(folder.resolve()) for path in inputs):
             raise BadInput("results apart from what they are made of", f"{folder} holds an input", "Choose another --out.")
         if folder.exists() and not overwrite:
