@@ -4,8 +4,23 @@ Everything here is a context manager, and leaves the model as it was found, also
 """
 
 from radiolucent.hooks.guest import evaluating
-from radiolucent.hooks.layers import Layer, last_layer, layers, look
-from radiolucent.hooks.rewriting import rewriting
+from radiolucent.hooks.layers import Layer, last_layer, layers, look, tensors_in
+from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
 
-__all__ = ["INPUT", "Layer", "Taps", "editing", "evaluating", "last_layer", "layers", "look", "rewriting", "tap"]
+__all__ = [
+    "INPUT",
+    "Call",
+    "Layer",
+    "Rule",
+    "Taps",
+    "editing",
+    "evaluating",
+    "last_layer",
+    "layers",
+    "look",
+    "relus",
+    "rewriting",
+    "tap",
+    "tensors_in",
+]

@@ -12,8 +12,9 @@ from radiolucent.errors import BadInput
 from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, first_order
-from radiolucent.methods.guided import GuidedBackprop
+from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.lrp import LRP
 from radiolucent.protocols import Method
 
 METHODS: dict[str, type[Any]] = {
@@ -22,6 +23,8 @@ METHODS: dict[str, type[Any]] = {
     "smooth-grad": SmoothGrad,
     "integrated-gradients": IntegratedGradients,
     "guided-backprop": GuidedBackprop,
+    "deconvnet": DeconvNet,
+    "lrp": LRP,
     "grad-cam": GradCAM,
     "grad-cam++": GradCAMPlusPlus,
     "hires-cam": HiResCAM,
@@ -120,7 +123,9 @@ def _typed(name: str, field: Any, value: Any) -> Any:
 
 
 __all__ = [
+    "LRP",
     "METHODS",
+    "DeconvNet",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",

@@ -1,0 +1,63 @@
+"""Layer-wise relevance propagation: the score handed back from layer to layer, each input by its contribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from radiolucent.errors import BadInput
+from radiolucent.hooks import rewriting
+from radiolucent.methods.gradient import Gradient
+from radiolucent.methods.propagation import FIRST, Propagation
+from radiolucent.protocols import Target
+
+# Composite -> the rule of its convolutions; dense layers have the epsilon rule in all of them.
+_CONVOLUTIONS = {"epsilon": "epsilon", "epsilon-plus": "plus", "epsilon-gamma": "gamma"}
+
+
+@dataclass(frozen=True)
+class LRP:
+    """Share of each voxel in the score, handed back layer by layer (Bach et al., PLoS ONE 2015; Montavon et al., 2019).
+
+        R_i = sum_j q_ij / sum_i q_ij * R_j,     q_ij the part of input i in z_j = sum_i x_i w_ij + b_j:
+        epsilon  q = x w, with epsilon * sign(z_j) added to the sum
+        plus     q = max(0, x w), the z-plus rule
+        gamma    q = x w + gamma * (the part of x w that has the sign of z_j)
+
+    `composite` says which layer has which: "epsilon" everywhere; "epsilon-plus" (plus) and "epsilon-gamma"
+    (gamma) for convolutions, with epsilon for dense layers. `epsilon` is absolute, in units of z; a bias takes
+    part in each sum and keeps its share. `first` is the rule of the layers that read the image itself: "same"
+    as the others, "flat" (q = 1), "w2" (q = w^2) or "box" (z^B: q = x w - low w+ - high w-, from the
+    image's own lowest and highest value). They can give relevance to a voxel of value 0.
+
+    Batch norm behind a convolution or dense layer is merged with it; elsewhere it is a layer of one weight per
+    channel, with the epsilon rule. Instance, group and layer norm are linear, their standard deviation taken
+    as a constant (Ali et al., ICML 2022). Activations hand relevance on unchanged; max pooling gives it to the
+    winner; sums, means and interpolation share it by contribution, without a stabiliser.
+
+    Signed, on the input's grid. With "epsilon", without biases, and with first="same", sum R = S. A network with
+    a function that has no rule (attention, gates, recurrence, a last softmax) is refused. It shows what was used,
+    not what a change would do; "plus" in every layer down is close to a blurred edge map that hardly
+    depends on the class (Sixt et al., ICML 2020).
+    """
+
+    composite: str = "epsilon-plus"
+    epsilon: float = 1e-6
+    gamma: float = 0.25
+    first: str = "same"
+
+    unit = "score"
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        if self.composite not in _CONVOLUTIONS:
+            raise BadInput(f"a composite among {', '.join(_CONVOLUTIONS)}", repr(self.composite), "Choose one of them.")
+        if self.first not in FIRST:
+            raise BadInput(f"a rule for the first layer among {', '.join(FIRST)}", repr(self.first), "Choose one of them.")
+        if not (self.epsilon >= 0 and self.gamma >= 0):
+            raise BadInput("epsilon >= 0 and gamma >= 0", f"{self.epsilon} and {self.gamma}", "1e-6 and 0.25 are usual.")
+        rules = Propagation(_CONVOLUTIONS[self.composite], self.epsilon, self.gamma, self.first)
+        with rewriting(rules.by_name(), rules.otherwise):
+            relevance = Gradient()(rules.between(model), x, targets)
+        rules.check_first()
+        return relevance

@@ -1,0 +1,279 @@
+"""The rules of layer-wise relevance propagation, as changed backward passes.
+
+What travels back is not R itself but G = R / activation: for a sum, a mean, a copy, a max pooling or a ReLU the
+plain gradient is then exactly the share by contribution, and nothing is divided by an activation. A layer
+z = x W + b whose relevance is to go by contributions q differentiates z~ = sum of q instead of z, and
+scales G by z / z~:  R_i = q_i / z~ * R_j  =  x_i * (dz~/dx_i) * (z / z~) * G_j.
+At the image, R = x * G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from radiolucent.errors import BadInput
+from radiolucent.hooks import Call, Rule
+from radiolucent.methods.passing import as_written, no_rule
+
+FIRST = ("same", "flat", "w2", "box")
+STABILISER = 1e-6
+"""Keeps z~ from 0 in every rule but epsilon, which has its own."""
+
+_CONVOLUTIONS = tuple(f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3))
+_NORMS = ("instance_norm", "group_norm", "layer_norm")
+# f(0) = 0, so that relevance can pass unchanged.
+_ACTIVATIONS = (
+    *("relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "tanh", "softsign"),
+    *("hardshrink", "softshrink"),
+)
+_CLAMPS = ("hardtanh", "clamp", "clip", "clamp_min", "clamp_max")
+
+
+class _Share(torch.autograd.Function):
+    """Forward the value z; backward G goes into z~ scaled by z / z~, so that R = z G is shared as z~ is made up."""
+
+    @staticmethod
+    def forward(ctx: Any, made_of: Tensor, value: Tensor, stabiliser: float) -> Tensor:
+        divisor = made_of + torch.where(made_of >= 0, stabiliser, -stabiliser)
+        ratio = value / divisor.masked_fill_(divisor == 0, 1)
+        ctx.save_for_backward(ratio)
+        return value.clone()  # the network may overwrite it
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None
+
+
+class _Arrive(torch.autograd.Function):
+    """Forward `value` in place of the image; backward the relevance value * G, which is the image's."""
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(value)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.saved_tensors[0], None
+
+
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """One linear layer z = x W + b, or the same with the batch norm behind it merged: W and b stand for the merged ones.
+
+    `z` is a part of the graph, and so is `positive`, the sum of max(0, x w), where a rule asks for it. `sign`
+    is that of the merged batch norm's weights.
+    """
+
+    call: Call
+    z: Tensor
+    bias: Tensor
+    positive: Tensor | None
+    sign: Tensor | None = None
+
+
+class Propagation:
+    """The rules for one explanation: what LRP hands to `rewriting`."""
+
+    def __init__(self, convolutions: str, epsilon: float, gamma: float, first: str) -> None:
+        self._convolutions = convolutions
+        self._epsilon = epsilon
+        self._gamma = gamma
+        self._first = first
+        self._first_used = first == "same"
+        self._layers: Any = WeakTensorKeyDictionary()
+        """A linear layer's output -> the layer, and the version of the output, for a batch norm behind it."""
+        self._inside = False
+        self._image: Tensor | None = None
+        self._given: Tensor | None = None
+
+    @contextmanager
+    def inside(self, image: Tensor) -> Iterator[Tensor]:
+        """While the model runs: the image as the model is to be given it."""
+        self._image, self._given = image, _Arrive.apply(image, image.detach())
+        self._inside = True
+        try:
+            yield self._given
+        finally:
+            self._inside = False
+
+    def between(self, model: nn.Module) -> nn.Module:
+        """The model, at whose input R comes out instead of G."""
+        return _Between(model, self)
+
+    def check_first(self) -> None:
+        if not self._first_used:
+            raise BadInput(
+                f"a convolution or dense layer that reads the image itself, for first={self._first!r}",
+                "none: the model changes the image before",
+                'Use first="same", or make that change in the preprocessing.',
+            )
+
+    def by_name(self) -> dict[str, Rule]:
+        """A rule for each function whose gradient is not its rule already."""
+        return (
+            dict.fromkeys((*_CONVOLUTIONS, "linear"), self._linear)
+            | dict.fromkeys(_ACTIVATIONS, _activation)
+            | dict.fromkeys(_CLAMPS, _clamp)
+            | dict.fromkeys(_NORMS, self._norm)
+            | {"batch_norm": self._batch_norm}
+        )
+
+    def otherwise(self, call: Call) -> Any:
+        """Any other call; what the target computes with the model's output is its own business."""
+        return as_written(call) if self._inside else call.as_written()
+
+    def _linear(self, call: Call) -> Tensor | None:
+        x, weight, bias = (call.arguments.get(name) for name in ("input", "weight", "bias"))
+        if not x.requires_grad:
+            return None
+        if weight.requires_grad:
+            raise no_rule(call)
+        z = call.run()
+        bias = z.new_zeros(()) if bias is None else bias if call.name == "linear" else _channels(bias, z.ndim)
+        positive = _positive(call) if self._rule(call) in ("plus", "gamma") else None
+        return self._share(_Linear(call, z, bias, positive))
+
+    def _batch_norm(self, call: Call) -> Tensor | None:
+        x, given = call.arguments["input"], call.arguments
+        if not x.requires_grad:
+            return None
+        if given.get("training", False) or given.get("running_mean") is None:
+            raise no_rule(call, "with the statistics of the batch")
+        scale, shift = (_channels(v, x.ndim) for v in _affine(given))
+        layer, version = self._layers.get(x, (None, 0))
+        if layer is None or version != x._version or (layer.call.name == "linear" and x.ndim != 2):
+            return self._epsilon_rule(x * scale + shift)
+        positive = layer.positive
+        if positive is not None:
+            # A negative weight makes the negative parts of x W, whose sum is z - b - positive, the positive ones.
+            flipped = positive - (layer.z - layer.bias) if (scale < 0).any() else positive
+            positive = torch.where(scale < 0, flipped, positive) * scale.abs()
+        return self._share(_Linear(layer.call, layer.z * scale + shift, layer.bias * scale + shift, positive, scale.sign()))
+
+    def _norm(self, call: Call) -> Tensor | None:
+        """(x - mean) / deviation, the deviation taken as a constant: the mean is as linear as the rest."""
+        x, given = call.arguments["input"], call.arguments
+        if not x.requires_grad:
+            return None
+        if call.name == "instance_norm" and not given.get("use_input_stats", True):
+            scale, shift = (_channels(v, x.ndim) for v in _affine(given))
+            return self._epsilon_rule(x * scale + shift)
+        shape = {
+            "instance_norm": (*x.shape[:2], -1),
+            "group_norm": (len(x), given.get("num_groups", 1), -1),
+            "layer_norm": (*x.shape[: x.ndim - len(given.get("normalized_shape", ()))], -1),
+        }[call.name]
+        centred = x.reshape(shape)
+        centred = centred - centred.mean(-1, keepdim=True)
+        variance = centred.detach().square().mean(-1, keepdim=True)
+        z = (centred * (variance + given.get("eps", 1e-5)).rsqrt()).reshape(x.shape)
+        for name in ("weight", "bias"):
+            if given.get(name) is not None:
+                value = given[name] if call.name == "layer_norm" else _channels(given[name], x.ndim)
+                z = z * value if name == "weight" else z + value
+        return self._epsilon_rule(z)
+
+    # ---- the rules: what z~ is made of
+
+    def _rule(self, call: Call) -> str:
+        if self._first != "same" and call.arguments["input"] is self._given:
+            return self._first
+        return "epsilon" if call.name == "linear" else self._convolutions
+
+    def _share(self, layer: _Linear) -> Tensor:
+        rule, z = self._rule(layer.call), layer.z
+        if rule == "epsilon":
+            out = self._epsilon_rule(z)
+        elif rule in FIRST:
+            self._first_used = True
+            out = _Share.apply(self._at_image(rule, layer), z.detach(), STABILISER)
+        else:
+            assert layer.positive is not None
+            made_of = layer.positive + layer.bias.clamp(min=0)
+            if rule == "gamma":
+                made_of = z + self._gamma * torch.where(z > 0, made_of, z - made_of)
+            out = _Share.apply(made_of, z.detach(), STABILISER)
+        self._layers[out] = layer, out._version
+        return out
+
+    def _epsilon_rule(self, z: Tensor) -> Tensor:
+        return _Share.apply(z, z.detach(), self._epsilon)
+
+    def _at_image(self, rule: str, layer: _Linear) -> Tensor:
+        """z~ of a rule for the image, made of what is not the image: relevance goes to it past the network's input."""
+        image, weight = self._image, layer.call.arguments["weight"]
+        assert image is not None
+
+        def product(value: Tensor, weight: Tensor) -> Tensor:
+            return layer.call.run(input=_Arrive.apply(image, value), weight=weight, bias=None)
+
+        x = image.detach()
+        if rule in ("flat", "w2"):
+            return product(torch.ones_like(x), torch.ones_like(weight) if rule == "flat" else weight.square())
+
+        def box(low: Tensor, high: Tensor) -> Tensor:
+            return product(x, weight) - product(low, weight.clamp(min=0)) - product(high, weight.clamp(max=0))
+
+        axes = tuple(range(1, x.ndim))
+        low, high = (v.expand_as(x) for v in (x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)))
+        if layer.sign is None or not (layer.sign < 0).any():
+            return box(low, high)
+        return torch.where(layer.sign < 0, -box(high, low), box(low, high))
+
+
+class _Between(nn.Module):
+    def __init__(self, model: nn.Module, rules: Propagation) -> None:
+        super().__init__()
+        self.model, self.rules = model, rules
+
+    def forward(self, x: Tensor) -> Any:
+        with self.rules.inside(x) as image:
+            return self.model(image)
+
+
+def _positive(call: Call) -> Tensor:
+    """The sum over the inputs of max(0, x w)."""
+    x, weight = call.arguments["input"], call.arguments["weight"]
+    if x.amin() >= 0:
+        return call.run(weight=weight.clamp(min=0), bias=None)
+    above = call.run(input=x.clamp(min=0), weight=weight.clamp(min=0), bias=None)
+    return above + call.run(input=x.clamp(max=0), weight=weight.clamp(max=0), bias=None)
+
+
+def _activation(call: Call) -> Tensor | None:
+    """R passes unchanged: G_in = G_out * f(x) / x."""
+    x = call.arguments["input"]
+    if not x.requires_grad:
+        return None
+    with torch.no_grad():
+        value = call.run()
+    return _Share.apply(x, value, 0.0)
+
+
+def _clamp(call: Call) -> Tensor | None:
+    given = call.arguments
+    low, high = (given.get(f"{end}_val", given.get(end)) for end in ("min", "max"))
+    if not (low is None or low <= 0) or not (high is None or high >= 0):
+        raise no_rule(call, f"from {low} to {high}, which is not 0 at 0")
+    return _activation(call)
+
+
+def _affine(given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """A norm with fixed statistics as scale and shift per channel."""
+    mean, scale = given["running_mean"], (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
+    scale = scale if given.get("weight") is None else scale * given["weight"]
+    shift = -mean * scale
+    return scale, shift if given.get("bias") is None else shift + given["bias"]
+
+
+def _channels(values: Tensor, axes: int) -> Tensor:
+    """One value per channel, beside a tensor (b, c, *cells) of that many axes."""
+    return values.reshape(-1, *[1] * (axes - 2))
