@@ -42,7 +42,7 @@ class LRP:
     depends on the class (Sixt et al., ICML 2020).
     """
 
-    composite: str = "epsilon-plus"
+    composite: str = "epsilon-gamma"
     epsilon: float = 1e-6
     gamma: float = 0.25
     first: str = "same"
@@ -58,6 +58,6 @@ class LRP:
             raise BadInput("epsilon >= 0 and gamma >= 0", f"{self.epsilon} and {self.gamma}", "1e-6 and 0.25 are usual.")
         rules = Propagation(_CONVOLUTIONS[self.composite], self.epsilon, self.gamma, self.first)
         with rewriting(rules.by_name(), rules.otherwise):
-            relevance = Gradient()(rules.between(model), x, targets)
+            relevance = Gradient()(rules.between(model), x, rules.scores(targets))
         rules.check_first()
         return relevance

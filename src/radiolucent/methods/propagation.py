@@ -9,10 +9,10 @@ At the image, R = x * G.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks import Call, Rule
-from radiolucent.methods.passing import as_written, no_rule
+from radiolucent.methods.passing import GATES, Passing, no_rule
+from radiolucent.protocols import Target
 
 FIRST = ("same", "flat", "w2", "box")
 STABILISER = 1e-6
@@ -41,7 +42,7 @@ class _Share(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, made_of: Tensor, value: Tensor, stabiliser: float) -> Tensor:
-        divisor = made_of + torch.where(made_of >= 0, stabiliser, -stabiliser)
+        divisor = torch.full_like(made_of, stabiliser).copysign_(made_of).add_(made_of)
         ratio = value / divisor.masked_fill_(divisor == 0, 1)
         ctx.save_for_backward(ratio)
         return value.clone()  # the network may overwrite it
@@ -68,15 +69,15 @@ class _Arrive(torch.autograd.Function):
 class _Linear:
     """One linear layer z = x W + b, or the same with the batch norm behind it merged: W and b stand for the merged ones.
 
-    `z` is a part of the graph, and so is `positive`, the sum of max(0, x w), where a rule asks for it. `sign`
-    is that of the merged batch norm's weights.
+    `z` is a part of the graph, and so is `positive`, the sum of max(0, x w), where a rule asks for it. `scale` is
+    what the merging multiplied W by.
     """
 
     call: Call
     z: Tensor
     bias: Tensor
     positive: Tensor | None
-    sign: Tensor | None = None
+    scale: Tensor | None = None
 
 
 class Propagation:
@@ -90,23 +91,31 @@ class Propagation:
         self._first_used = first == "same"
         self._layers: Any = WeakTensorKeyDictionary()
         """A linear layer's output -> the layer, and the version of the output, for a batch norm behind it."""
-        self._inside = False
+        self._on = True
+        self._passing = Passing()
         self._image: Tensor | None = None
         self._given: Tensor | None = None
-
-    @contextmanager
-    def inside(self, image: Tensor) -> Iterator[Tensor]:
-        """While the model runs: the image as the model is to be given it."""
-        self._image, self._given = image, _Arrive.apply(image, image.detach())
-        self._inside = True
-        try:
-            yield self._given
-        finally:
-            self._inside = False
 
     def between(self, model: nn.Module) -> nn.Module:
         """The model, at whose input R comes out instead of G."""
         return _Between(model, self)
+
+    def enter(self, image: Tensor) -> Tensor:
+        self._image, self._given = image, _Arrive.apply(image, image.detach())
+        return self._given
+
+    def scores(self, targets: Target) -> Target:
+        """The targets, free to compute with the model's output what they want."""
+
+        def score(output: Any) -> Tensor:
+            self._passing.check_output(output)
+            self._on = False
+            try:
+                return targets(output)
+            finally:
+                self._on = True
+
+        return cast(Target, score)
 
     def check_first(self) -> None:
         if not self._first_used:
@@ -118,22 +127,30 @@ class Propagation:
 
     def by_name(self) -> dict[str, Rule]:
         """A rule for each function whose gradient is not its rule already."""
-        return (
-            dict.fromkeys((*_CONVOLUTIONS, "linear"), self._linear)
-            | dict.fromkeys(_ACTIVATIONS, _activation)
-            | dict.fromkeys(_CLAMPS, _clamp)
-            | dict.fromkeys(_NORMS, self._norm)
-            | {"batch_norm": self._batch_norm}
-        )
+        rules: dict[str, Callable[[Call], Tensor]] = {"batch_norm": self._batch_norm}
+        rules |= dict.fromkeys((*_CONVOLUTIONS, "linear"), self._linear)
+        rules |= dict.fromkeys(_NORMS, self._norm)
+        rules |= dict.fromkeys(_ACTIVATIONS, _activation)
+        rules |= dict.fromkeys(_CLAMPS, _clamp)
+        rules |= dict.fromkeys(GATES, self._passing.gate)
+        return {name: partial(self._where_it_matters, rule) for name, rule in rules.items()}
 
     def otherwise(self, call: Call) -> Any:
-        """Any other call; what the target computes with the model's output is its own business."""
-        return as_written(call) if self._inside else call.as_written()
+        """Any other call."""
+        return self._passing.as_written(call) if self._on else call.as_written()
 
-    def _linear(self, call: Call) -> Tensor | None:
-        x, weight, bias = (call.arguments.get(name) for name in ("input", "weight", "bias"))
-        if not x.requires_grad:
+    def _where_it_matters(self, rule: Callable[[Call], Tensor], call: Call) -> Tensor | None:
+        """The rule for what depends on the image; the rest runs as written."""
+        if not self._on:
             return None
+        if not call.arguments["input"].requires_grad:
+            return self._passing.as_written(call)
+        if not torch.is_grad_enabled():
+            raise no_rule(call, "without a gradient (torch.no_grad, a checkpoint or an autograd function in the model)")
+        return rule(call)
+
+    def _linear(self, call: Call) -> Tensor:
+        weight, bias = call.arguments["weight"], call.arguments.get("bias")
         if weight.requires_grad:
             raise no_rule(call)
         z = call.run()
@@ -141,10 +158,8 @@ class Propagation:
         positive = _positive(call) if self._rule(call) in ("plus", "gamma") else None
         return self._share(_Linear(call, z, bias, positive))
 
-    def _batch_norm(self, call: Call) -> Tensor | None:
+    def _batch_norm(self, call: Call) -> Tensor:
         x, given = call.arguments["input"], call.arguments
-        if not x.requires_grad:
-            return None
         if given.get("training", False) or given.get("running_mean") is None:
             raise no_rule(call, "with the statistics of the batch")
         scale, shift = (_channels(v, x.ndim) for v in _affine(given))
@@ -156,13 +171,11 @@ class Propagation:
             # A negative weight makes the negative parts of x W, whose sum is z - b - positive, the positive ones.
             flipped = positive - (layer.z - layer.bias) if (scale < 0).any() else positive
             positive = torch.where(scale < 0, flipped, positive) * scale.abs()
-        return self._share(_Linear(layer.call, layer.z * scale + shift, layer.bias * scale + shift, positive, scale.sign()))
+        return self._share(_Linear(layer.call, layer.z * scale + shift, layer.bias * scale + shift, positive, scale))
 
-    def _norm(self, call: Call) -> Tensor | None:
+    def _norm(self, call: Call) -> Tensor:
         """(x - mean) / deviation, the deviation taken as a constant: the mean is as linear as the rest."""
         x, given = call.arguments["input"], call.arguments
-        if not x.requires_grad:
-            return None
         if call.name == "instance_norm" and not given.get("use_input_stats", True):
             scale, shift = (_channels(v, x.ndim) for v in _affine(given))
             return self._epsilon_rule(x * scale + shift)
@@ -215,18 +228,20 @@ class Propagation:
         def product(value: Tensor, weight: Tensor) -> Tensor:
             return layer.call.run(input=_Arrive.apply(image, value), weight=weight, bias=None)
 
-        x = image.detach()
-        if rule in ("flat", "w2"):
-            return product(torch.ones_like(x), torch.ones_like(weight) if rule == "flat" else weight.square())
+        x, scale = image.detach(), 1 if layer.scale is None else layer.scale
+        if rule == "flat":
+            return product(torch.ones_like(x), torch.ones_like(weight))
+        if rule == "w2":
+            return product(torch.ones_like(x), weight.square()) * scale**2
 
         def box(low: Tensor, high: Tensor) -> Tensor:
             return product(x, weight) - product(low, weight.clamp(min=0)) - product(high, weight.clamp(max=0))
 
         axes = tuple(range(1, x.ndim))
         low, high = (v.expand_as(x) for v in (x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)))
-        if layer.sign is None or not (layer.sign < 0).any():
-            return box(low, high)
-        return torch.where(layer.sign < 0, -box(high, low), box(low, high))
+        if isinstance(scale, Tensor) and (scale < 0).any():
+            return torch.where(scale > 0, box(low, high), box(high, low)) * scale
+        return box(low, high) * scale
 
 
 class _Between(nn.Module):
@@ -235,8 +250,7 @@ class _Between(nn.Module):
         self.model, self.rules = model, rules
 
     def forward(self, x: Tensor) -> Any:
-        with self.rules.inside(x) as image:
-            return self.model(image)
+        return self.model(self.rules.enter(x))
 
 
 def _positive(call: Call) -> Tensor:
@@ -248,17 +262,15 @@ def _positive(call: Call) -> Tensor:
     return above + call.run(input=x.clamp(max=0), weight=weight.clamp(max=0), bias=None)
 
 
-def _activation(call: Call) -> Tensor | None:
+def _activation(call: Call) -> Tensor:
     """R passes unchanged: G_in = G_out * f(x) / x."""
     x = call.arguments["input"]
-    if not x.requires_grad:
-        return None
     with torch.no_grad():
         value = call.run()
     return _Share.apply(x, value, 0.0)
 
 
-def _clamp(call: Call) -> Tensor | None:
+def _clamp(call: Call) -> Tensor:
     given = call.arguments
     low, high = (given.get(f"{end}_val", given.get(end)) for end in ("min", "max"))
     if not (low is None or low <= 0) or not (high is None or high >= 0):
