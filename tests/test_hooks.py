@@ -646,6 +646,66 @@ def test_other_activations_are_not_rewritten() -> None:
     assert not rewrite.met
 
 
+CALLS = {
+    "conv1d": lambda x: nn.Conv1d(1, 1, 1)(x),
+    "conv_transpose1d": lambda x: F.conv_transpose1d(x, weight=torch.ones(1, 1, 1)),
+    "linear": lambda x: nn.Linear(3, 1)(x),
+    "max_pool1d": nn.MaxPool1d(2),
+    "add": lambda x: x.add_(1),
+    "rsub": lambda x: 1 - x,
+    "getitem": lambda x: x[0],
+    "mT": lambda x: x.mT,
+    "softmax": lambda x: torch.ops.aten._softmax.default(x, 0, False),
+    "batch_norm": nn.BatchNorm1d(1).eval(),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_has_one_name_in_every_form(name: str) -> None:
+    seen: list[str] = []
+    with rewriting({}, lambda call: (seen.append(call.name), call.as_written())[1]):
+        CALLS[name](torch.ones(1, 1, 3))
+    assert name in seen
+
+
+def test_an_operation_of_another_library_keeps_its_name() -> None:
+    with torch.library._scoped_library("radiolucent_test", "FRAGMENT") as library:
+        library.define("relu(Tensor x) -> Tensor")
+        library.impl("relu", lambda x: x + 1, "CPU")
+        with rewriting(relus(lambda x, c: 10 * x)) as rewrite:
+            assert torch.ops.radiolucent_test.relu.default(torch.ones(1)).tolist() == [2]
+    assert not rewrite.met
+
+
+def test_a_call_runs_with_other_arguments_and_overwrites_nothing() -> None:
+    x, w = torch.tensor([[-1.0, 2.0]]), torch.eye(2)
+    calls = {
+        lambda: F.leaky_relu(x, 0.5, inplace=True): {"negative_slope": 0.1},
+        lambda: F.leaky_relu_(x, 0.5): {"negative_slope": 0.1},
+        lambda: F.linear(x, w): {"weight": 3 * w, "bias": torch.ones(2)},
+        lambda: F.linear(input=x, weight=w): {"weight": 3 * w, "bias": torch.ones(2)},
+        lambda: torch.ops.aten.linear.default(x, w): {"weight": 3 * w, "bias": torch.ones(2)},
+    }
+    for call, changes in calls.items():
+        found: list[Tensor] = []
+        names = {"leaky_relu", "linear"}
+        rule = lambda call, found=found, changes=changes: (found.append(call.run(**changes)), torch.full_like(x, 7.0))[1]  # noqa: E731
+        before = x.clone()
+        with rewriting(dict.fromkeys(names, rule)) as rewrite:
+            assert call().tolist() == [[7, 7]]
+        assert found[0].tolist() == ([[-2, 7]] if "weight" in changes else [[pytest.approx(-0.1), 2]])
+        assert rewrite.met.total() == 1
+        in_place = x.tolist() == [[7, 7]]
+        assert in_place == ("bias" not in changes)
+        x.copy_(before)
+
+
+def test_a_rule_may_decline() -> None:
+    with rewriting({"relu": lambda call: None}) as rewrite:
+        assert F.relu(torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+    assert not rewrite.met
+
+
 def test_rewriting_nests_and_ends() -> None:
     x = torch.tensor([-1.0, 2.0])
     with rewriting(relus(lambda x, c: x + 100)) as outer:
