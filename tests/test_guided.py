@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from worlds import RELU_STYLES, ConvNet, Mean, convolution, image, relative
 
 from radiolucent import BadInput, Logits, Outputs
-from radiolucent.methods import DeconvNet, Gradient, GuidedBackprop
+from radiolucent.methods import DeconvNet, Gradient, GuidedBackprop, guided
 
 PEERS = {GuidedBackprop: captum.GuidedBackprop, DeconvNet: captum.Deconvolution}
 
@@ -87,3 +87,10 @@ def test_another_hardtanh_keeps_its_own_gradient() -> None:
     # Behind this ReLU all gradients are positive, so guided backpropagation is the gradient.
     assert relative(found, Gradient()(net, x, Outputs(0))) <= 1e-6
     assert relative(found, Gradient()(twin, x, Outputs(0))) > 0.1
+
+
+def test_both_rules_leave_the_forward_pass_as_it_is() -> None:
+    x = torch.tensor([-1.0, 2.0, 7.0])
+    for rule in (guided._GuidedReLU, guided._DeconvReLU):
+        assert rule.apply(x, 6.0).tolist() == [0, 2, 6]
+        assert rule.apply(x, float("inf")).tolist() == [0, 2, 7]

@@ -124,6 +124,21 @@ def test_batch_norm_is_merged_with_a_dense_layer() -> None:
     assert relative(method(apart, picture(), Outputs(0, 1)), method(fused, picture(), Outputs(0, 1))) <= 1e-6
 
 
+def test_batch_norm_over_another_axis_is_not_merged() -> None:
+    class Tokens(nn.Module):
+        def __init__(self, apart: bool) -> None:
+            super().__init__()
+            self.dense, self.norm, self.apart = nn.Linear(12, 4), nn.BatchNorm1d(16), apart
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.dense(x.flatten(1, 2))
+            return self.norm(x + 0 if self.apart else x).relu().mean(1)
+
+    net, apart = normed(Tokens(False)), Tokens(True).double().eval()
+    apart.load_state_dict(net.state_dict())
+    assert relative(METHODS[0](net, picture(), Outputs(0, 1)), METHODS[0](apart, picture(), Outputs(0, 1))) <= 1e-12
+
+
 class Shared(nn.Module):
     """The convolution's output goes into the batch norm and past it."""
 
@@ -293,6 +308,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "softmax at the end": (lambda x: x.softmax(1), "got softmax as the last layer. Explain the logits before it"),
     "sigmoid at the end": (torch.sigmoid, "got sigmoid as the last layer. Explain the logits"),
     "a gate that is added": (lambda x: x + F.sigmoid(x), "got sigmoid whose result goes into add"),
+    "a gate that is turned round and added": (
+        lambda x: x + (1 - torch.sigmoid(x)).clone(),
+        "got sigmoid whose result goes into add",
+    ),
     "a gate beside a signal": (
         lambda x: torch.cat([x, x.mean(1, keepdim=True).sigmoid()], 1),
         "sigmoid whose result goes into cat",
@@ -306,12 +325,17 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "product": (lambda x: x * x.flip(-1), "got mul"),
     "own standardisation": (lambda x: x / x.std(), "got std"),
     "quotient": (lambda x: x / x.sum(), "got div"),
+    "divisor": (lambda x: torch.div(torch.ones_like(x), x), "got div"),
     "reciprocal": (lambda x: 1 / x, "got rdiv"),
     "clamp from above 0": (lambda x: x.clamp(min=0.5), r"got clamp from 0.5 to None, which is not 0 at 0"),
     "autograd function": (Own.apply, "got sigmoid without a gradient"),
     "no_grad": (frozen, r"got conv1d without a gradient \(torch.no_grad"),
     "weights made from the image": (lambda x: F.conv1d(x, x[:1, :, :3]), "got conv1d"),
     "batch statistics": (lambda x: F.batch_norm(x, None, None, training=True), "got batch_norm with the statistics of the batch"),
+    "batch statistics, others kept": (
+        lambda x: F.batch_norm(x, torch.zeros(2).double(), torch.ones(2).double(), training=True),
+        "got batch_norm with the statistics of the batch",
+    ),
 }
 
 
