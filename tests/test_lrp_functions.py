@@ -328,6 +328,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "divisor": (lambda x: torch.div(torch.ones_like(x), x), "got div"),
     "reciprocal": (lambda x: 1 / x, "got rdiv"),
     "clamp from above 0": (lambda x: x.clamp(min=0.5), r"got clamp from 0.5 to None, which is not 0 at 0"),
+    "clamp between tensors": (lambda x: x.clamp(max=torch.ones_like(x)), "got clamp between tensors"),
     "autograd function": (Own.apply, "got sigmoid without a gradient"),
     "no_grad": (frozen, r"got conv1d without a gradient \(torch.no_grad"),
     "weights made from the image": (lambda x: F.conv1d(x, x[:1, :, :3]), "got conv1d"),

@@ -1,11 +1,4 @@
-"""The rules of layer-wise relevance propagation, as changed backward passes.
-
-What travels back is not R itself but G = R / activation: for a sum, a mean, a copy, a max pooling or a ReLU the
-plain gradient is then exactly the share by contribution, and nothing is divided by an activation. A layer
-z = x W + b whose relevance is to go by contributions q differentiates z~ = sum of q instead of z, and
-scales G by z / z~:  R_i = q_i / z~ * R_j  =  x_i * (dz~/dx_i) * (z / z~) * G_j.
-At the image, R = x * G.
-"""
+"""The rules of layer-wise relevance propagation: which layer shares its relevance how."""
 
 from __future__ import annotations
 
@@ -21,6 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from radiolucent.errors import BadInput
 from radiolucent.hooks import Call, Rule
 from radiolucent.methods.passing import GATES, Passing, no_rule
+from radiolucent.methods.sharing import Arrive, Damp, Share
 from radiolucent.protocols import Target
 
 FIRST = ("same", "flat", "w2", "box")
@@ -35,34 +29,6 @@ _ACTIVATIONS = (
     *("hardshrink", "softshrink"),
 )
 _CLAMPS = ("hardtanh", "clamp", "clip", "clamp_min", "clamp_max")
-
-
-class _Share(torch.autograd.Function):
-    """Forward the value z; backward G goes into z~ scaled by z / z~, so that R = z G is shared as z~ is made up."""
-
-    @staticmethod
-    def forward(ctx: Any, made_of: Tensor, value: Tensor, stabiliser: float) -> Tensor:
-        divisor = torch.full_like(made_of, stabiliser).copysign_(made_of).add_(made_of)
-        ratio = value / divisor.masked_fill_(divisor == 0, 1)
-        ctx.save_for_backward(ratio)
-        return value.clone()  # the network may overwrite it
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0] * ctx.saved_tensors[0], None, None
-
-
-class _Arrive(torch.autograd.Function):
-    """Forward `value` in place of the image; backward the relevance value * G, which is the image's."""
-
-    @staticmethod
-    def forward(ctx: Any, image: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(value)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.saved_tensors[0], None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +67,7 @@ class Propagation:
         return _Between(model, self)
 
     def enter(self, image: Tensor) -> Tensor:
-        self._image, self._given = image, _Arrive.apply(image, image.detach())
+        self._image, self._given = image, Arrive.apply(image, image.detach())
         return self._given
 
     def scores(self, targets: Target) -> Target:
@@ -165,20 +131,21 @@ class Propagation:
         scale, shift = (_channels(v, x.ndim) for v in _affine(given))
         layer, version = self._layers.get(x, (None, 0))
         if layer is None or version != x._version or (layer.call.name == "linear" and x.ndim != 2):
-            return self._epsilon_rule(x * scale + shift)
+            return self._epsilon_rule(torch.addcmul(shift, x, scale))
         positive = layer.positive
         if positive is not None:
             # A negative weight makes the negative parts of x W, whose sum is z - b - positive, the positive ones.
             flipped = positive - (layer.z - layer.bias) if (scale < 0).any() else positive
             positive = torch.where(scale < 0, flipped, positive) * scale.abs()
-        return self._share(_Linear(layer.call, layer.z * scale + shift, layer.bias * scale + shift, positive, scale))
+        z = torch.addcmul(shift, layer.z, scale)
+        return self._share(_Linear(layer.call, z, layer.bias * scale + shift, positive, scale))
 
     def _norm(self, call: Call) -> Tensor:
         """(x - mean) / deviation, the deviation taken as a constant: the mean is as linear as the rest."""
         x, given = call.arguments["input"], call.arguments
         if call.name == "instance_norm" and not given.get("use_input_stats", True):
             scale, shift = (_channels(v, x.ndim) for v in _affine(given))
-            return self._epsilon_rule(x * scale + shift)
+            return self._epsilon_rule(torch.addcmul(shift, x, scale))
         shape = {
             "instance_norm": (*x.shape[:2], -1),
             "group_norm": (len(x), given.get("num_groups", 1), -1),
@@ -207,18 +174,18 @@ class Propagation:
             out = self._epsilon_rule(z)
         elif rule in FIRST:
             self._first_used = True
-            out = _Share.apply(self._at_image(rule, layer), z.detach(), STABILISER)
+            out = Share.apply(self._at_image(rule, layer), z.detach(), STABILISER)
         else:
             assert layer.positive is not None
             made_of = layer.positive + layer.bias.clamp(min=0)
             if rule == "gamma":
                 made_of = z + self._gamma * torch.where(z > 0, made_of, z - made_of)
-            out = _Share.apply(made_of, z.detach(), STABILISER)
+            out = Share.apply(made_of, z.detach(), STABILISER)
         self._layers[out] = layer, out._version
         return out
 
     def _epsilon_rule(self, z: Tensor) -> Tensor:
-        return _Share.apply(z, z.detach(), self._epsilon)
+        return Damp.apply(z, self._epsilon)
 
     def _at_image(self, rule: str, layer: _Linear) -> Tensor:
         """z~ of a rule for the image, made of what is not the image: relevance goes to it past the network's input."""
@@ -226,7 +193,7 @@ class Propagation:
         assert image is not None
 
         def product(value: Tensor, weight: Tensor) -> Tensor:
-            return layer.call.run(input=_Arrive.apply(image, value), weight=weight, bias=None)
+            return layer.call.run(input=Arrive.apply(image, value), weight=weight, bias=None)
 
         x, scale = image.detach(), 1 if layer.scale is None else layer.scale
         if rule == "flat":
@@ -267,12 +234,14 @@ def _activation(call: Call) -> Tensor:
     x = call.arguments["input"]
     with torch.no_grad():
         value = call.run()
-    return _Share.apply(x, value, 0.0)
+    return Share.apply(x, value, 0.0)
 
 
 def _clamp(call: Call) -> Tensor:
     given = call.arguments
     low, high = (given.get(f"{end}_val", given.get(end)) for end in ("min", "max"))
+    if any(isinstance(end, Tensor) for end in (low, high)):
+        raise no_rule(call, "between tensors")
     if not (low is None or low <= 0) or not (high is None or high >= 0):
         raise no_rule(call, f"from {low} to {high}, which is not 0 at 0")
     return _activation(call)
