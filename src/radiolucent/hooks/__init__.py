@@ -4,17 +4,19 @@ Everything here is a context manager, and leaves the model as it was found, also
 """
 
 from radiolucent.hooks.guest import evaluating
-from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look
+from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
-from radiolucent.hooks.rewriting import rewriting
+from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
 from radiolucent.hooks.sharing import OneInput, Sharing
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
 
 __all__ = [
     "INPUT",
+    "Call",
     "Layer",
     "OneInput",
     "Replay",
+    "Rule",
     "Sharing",
     "Taps",
     "all_layers",
@@ -23,7 +25,9 @@ __all__ = [
     "last_layer",
     "layers",
     "look",
+    "relus",
     "replaying",
     "rewriting",
     "tap",
+    "tensors_in",
 ]

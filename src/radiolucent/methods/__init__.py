@@ -13,8 +13,9 @@ from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, shared_pass
-from radiolucent.methods.guided import GuidedBackprop
+from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.lrp import LRP
 from radiolucent.methods.occlusion import Occlusion
 from radiolucent.methods.rise import RISE
 from radiolucent.protocols import Method
@@ -25,6 +26,8 @@ METHODS: dict[str, type[Any]] = {
     "smooth-grad": SmoothGrad,
     "integrated-gradients": IntegratedGradients,
     "guided-backprop": GuidedBackprop,
+    "deconvnet": DeconvNet,
+    "lrp": LRP,
     "grad-cam": GradCAM,
     "grad-cam++": GradCAMPlusPlus,
     "hires-cam": HiResCAM,
@@ -143,9 +146,11 @@ def _read(kind: str, value: Any) -> Any:
 
 
 __all__ = [
+    "LRP",
     "METHODS",
     "RISE",
     "AblationCAM",
+    "DeconvNet",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
