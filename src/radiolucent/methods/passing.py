@@ -13,7 +13,7 @@ from radiolucent.hooks import Call, tensors_in
 
 # f(a x) = a f(x) for a > 0: the plain gradient hands on all relevance, each input by its contribution.
 _MOVING = """
-    clone contiguous detach data to float double half bfloat16 type type_as requires_grad as_subclass copy alias identity
+    clone lazy_clone contiguous detach data to float double half bfloat16 type type_as requires_grad as_subclass copy alias identity
     lift_fresh_copy view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
     swapdims movedim moveaxis t T mT expand expand_as broadcast_to broadcast_tensors repeat tile repeat_interleave cat concat
     concatenate stack hstack vstack dstack chunk split tensor_split hsplit vsplit unbind select narrow getitem setitem index
