@@ -1,5 +1,7 @@
 """Rows 28 to 36, 49 and 50 of the list of bad inputs: what a model, a target or a layer may be, each by its number."""
 
+import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -71,8 +73,10 @@ def test_29_checkpointed_data_parallel_and_compiled_models_are_right_or_refused(
     kept.forward = lambda x: checkpoint(net, x, use_reentrant=False)
     assert relative(HiResCAM("network.conv1")(kept, x, Logits(1)), truth) <= 1e-6
     kept.forward = lambda x: checkpoint(net, x, use_reentrant=True)
-    with pytest.raises(BadInput, match=r"use_reentrant=False|without a gradient|reentrant"):
-        HiResCAM("network.conv1")(kept, x, Logits(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's own about the reentrant kind
+        with pytest.raises(BadInput, match=r"use_reentrant=False|without a gradient|reentrant"):
+            HiResCAM("network.conv1")(kept, x, Logits(1))
     assert relative(HiResCAM("module.conv1")(nn.DataParallel(net), x, Logits(1)), truth) <= 1e-6
     assert relative(HiResCAM("_orig_mod.conv1")(torch.compile(net, backend="eager"), x, Logits(1)), truth) <= 1e-6
 
@@ -174,8 +178,12 @@ def test_36_out_of_memory_halves_the_chunk_and_is_then_fatal() -> None:
     truth = Occlusion(window=4, stride=2, batch=1)(Hungry(1).network.eval(), x, Logits(1))
     assert truth.any()
     hungry = Hungry(3).eval()
-    with pytest.warns(InputWarning, match=r"memory for 8 copies at once ran out .*going on with 4"):
+    with pytest.warns(InputWarning) as said:
         found = Occlusion(window=4, stride=2, batch=8)(hungry, x, Logits(1))
+    assert [re.search("memory for (.) copies at once ran out .*going on with (.)", str(s.message)).groups() for s in said] == [
+        ("8", "4"),
+        ("4", "2"),
+    ]
     assert max(hungry.sizes) == 8
     assert relative(found, Occlusion(window=4, stride=2, batch=1)(hungry.network, x, Logits(1))) <= 1e-5
     with pytest.raises(BadInput, match="memory for one changed copy of the input; got CUDA out of memory"):

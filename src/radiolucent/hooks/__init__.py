@@ -3,7 +3,7 @@
 Everything here is a context manager, and leaves the model as it was found, also after an error.
 """
 
-from radiolucent.hooks.guest import evaluating
+from radiolucent.hooks.guest import evaluating, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
@@ -25,6 +25,7 @@ __all__ = [
     "last_layer",
     "layers",
     "look",
+    "out_of_memory",
     "relus",
     "replaying",
     "rewriting",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
+from radiolucent.hooks.guest import out_of_memory
 from radiolucent.hooks.layers import layers, some, tensors_in
 
 INPUT = ""
@@ -118,9 +119,12 @@ _CANNOT_FOLLOW = {
 }
 
 
-def _in_words(error: RuntimeError) -> BadInput | None:
+def _in_words(error: RuntimeError | MemoryError) -> BadInput | None:
     """What torch says about a model that autograd cannot follow, in three parts."""
     text = str(error)
+    if out_of_memory(error):
+        expected, do = "memory for the model's forward and backward pass", "Choose a deeper layer, a smaller image or fewer items."
+        return BadInput(expected, text.split("\n")[0][:200] or type(error).__name__, do)
     if "leaf Variable that requires grad" in text:
         return _overwritten("the layer's output")
     cause = next((cause for sign, cause in _CANNOT_FOLLOW.items() if sign in text), None)
@@ -191,7 +195,7 @@ def tap(model: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
             stack.callback(module.register_forward_hook(keep).remove)
         try:
             yield taps
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             words = _in_words(error)
             if words is None:
                 raise

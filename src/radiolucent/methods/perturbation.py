@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput, InputWarning
+from radiolucent.hooks import out_of_memory
 from radiolucent.methods.gradient import check_scores
 from radiolucent.protocols import Target
 
@@ -74,7 +75,7 @@ def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[
         try:
             made = work(which)
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
             full = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         if not full:  # outside the handler, whose traceback holds on to the memory
@@ -87,9 +88,3 @@ def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[
             )
         else:
             raise BadInput("memory for one changed copy of the input", full, "Explain fewer or smaller images at once.")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """torch's own error on an accelerator; on the processor it is a RuntimeError that only its text tells apart."""
-    signs = ("DefaultCPUAllocator", "not enough memory", "out of memory", "bad_alloc")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)
