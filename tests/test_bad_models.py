@@ -186,7 +186,7 @@ def test_36_out_of_memory_halves_the_chunk_and_is_then_fatal() -> None:
     ]
     assert max(hungry.sizes) == 8
     assert relative(found, Occlusion(window=4, stride=2, batch=1)(hungry.network, x, Logits(1))) <= 1e-5
-    with pytest.raises(BadInput, match="memory for one changed copy of the input; got CUDA out of memory"):
+    with pytest.raises(BadInput, match="memory for one forward pass of the input; got CUDA out of memory"):
         Occlusion(window=4, stride=2, batch=1)(Hungry(0).eval(), x, Logits(1))
     with pytest.raises(BadInput, match=r"memory for the model's forward and backward pass; got CUDA out of memory.*deeper layer"):
         Gradient()(Hungry(0).eval(), x, Logits(1))

@@ -330,7 +330,7 @@ def test_ablation_runs_out_behind_the_layer_only() -> None:
 
 def test_no_room_for_one_copy_is_an_error_that_says_so() -> None:
     net, x = Small(ConvNet(2), 1, "cpu").eval(), image(2)
-    with pytest.raises(BadInput, match=r"memory for one changed copy of the input; got .*can't allocate memory"):
+    with pytest.raises(BadInput, match=r"memory for one forward pass of the input; got .*can't allocate memory"):
         RISE(4, batch=1)(net, x, Logits(0))
 
 

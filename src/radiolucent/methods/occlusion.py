@@ -13,7 +13,7 @@ from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods.gradient import plain
-from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share
+from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share, unchanged
 from radiolucent.protocols import Target
 
 
@@ -49,7 +49,7 @@ class Occlusion:
             return score(model, copies, targets)
 
         with evaluating(model), torch.no_grad():
-            S = score(model, x[None].clone(), targets)[0]
+            S = unchanged(model, x, targets)
             total = S.new_zeros(*S.shape, 1, *x.shape[2:])
             count = S.new_zeros(x.shape[2:])
             for which, scores in in_chunks(len(windows), share(self.batch, x[:, 0].numel(), VOXELS), covered):

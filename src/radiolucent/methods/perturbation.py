@@ -38,6 +38,12 @@ def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Te
     return torch.stack([row.to(torch.promote_types(row.dtype, torch.float32)) for row in scores])
 
 
+def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Tensor:
+    """Scores (t, b) of x itself."""
+    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets))
+    return scores[0]
+
+
 def _parts(output: Any, k: int, b: int) -> list[Any]:
     """The output, whatever it consists of, as k outputs of b items each."""
 
@@ -87,4 +93,4 @@ def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[
                 InputWarning(f"memory for {len(which)} copies at once ran out ({full}): going on with {size}"), stacklevel=2
             )
         else:
-            raise BadInput("memory for one changed copy of the input", full, "Explain fewer or smaller images at once.")
+            raise BadInput("memory for one forward pass of the input", full, "Explain fewer or smaller images at once.")
