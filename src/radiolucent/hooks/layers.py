@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.hooks.guest import evaluating
 
+ON_THE_INPUT = (
+    "Choose a method on the input (Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it), or use the original model."
+)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -85,7 +89,7 @@ def last_layer(found: Sequence[Layer]) -> str:
         raise BadInput(
             "a layer whose output has spatial axes",
             f"only others: {some([layer.name for layer in found])}" if found else "a model whose layers do not report their calls",
-            "Choose a method that works on the input, for example SmoothGrad or IntegratedGradients.",
+            ON_THE_INPUT,
         )
     last = spatial[-1]
     return last.name if last.runs == 1 else f"{last.name}#{last.runs - 1}"
