@@ -6,6 +6,7 @@ import pickle
 import socket
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from radiolucent import geometry, io
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import Grid
 from radiolucent.models import Card, Percentile, Preprocessing, Window, ZScore, load, read_card
 from radiolucent.models.loading import load_weights, read_checkpoint
@@ -262,6 +263,97 @@ def test_row_25_torchscript_and_export_are_refused_by_name(tmp_path):
         torch.jit.script(layer).save(str(tmp_path / "w.pt"))
     with pytest.raises(BadInput, match=r"state dict in w.pt; got a TorchScript archive.*state_dict"):
         read_checkpoint(tmp_path / "w.pt")
+
+
+# Checkpoints of a training.
+
+
+def lightning(state: dict[str, torch.Tensor], **more: object) -> dict[str, object]:
+    """What Lightning's Trainer writes, in its documented structure."""
+    return {
+        "epoch": 4,
+        "global_step": 100,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": state,
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5), "best_k_models": {}}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 1e-3}]}],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 1e-3, "classes": ["a", "b"]},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "net.", "module.", "model._orig_mod.", "backbone.encoder."])
+def test_a_lightning_checkpoint_s_prefix_is_found(tmp_path, prefix):
+    trained, network = Linear(), Linear()
+    torch.save(lightning({f"{prefix}{k}": v for k, v in trained.state_dict().items()}), tmp_path / "last.ckpt")
+    assert load_weights(network, tmp_path / "last.ckpt") == ()
+    torch.testing.assert_close(network.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+def test_what_stands_outside_the_prefix_is_left_out_and_listed(tmp_path, own_code):
+    trained = nn.Linear(3, 2)
+    state = {f"net.{k}": v for k, v in trained.state_dict().items()}
+    state |= {"loss.weight": torch.ones(2), "train_dice.confmat": torch.zeros(2, 2)}
+    torch.save(lightning(state), tmp_path / "last.ckpt")
+    note = "last.ckpt: the weights are those under 'net.'; left out: loss.weight, train_dice.confmat"
+    with pytest.warns(InputWarning, match=note):
+        network, card = load(f"{own_code}:factory", tmp_path / "last.ckpt")
+    assert card.notes == (note,)
+    torch.testing.assert_close(network.weight, trained.weight)
+    torch.save(state, tmp_path / "bare.pt")
+    with pytest.raises(BadInput, match=r"missing keys bias, weight; unexpected keys loss.weight, net.bias"):
+        load(f"{own_code}:factory", tmp_path / "bare.pt")
+
+
+def test_row_26_two_copies_of_the_weights_are_not_chosen_between(tmp_path):
+    state = {f"{prefix}{k}": v for prefix in ("model.", "ema_model.") for k, v in Linear().state_dict().items()}
+    torch.save(lightning(state), tmp_path / "last.ckpt")
+    with pytest.raises(BadInput, match=r"one set of weights .*; got several, under the prefixes model., ema_model\."):
+        load_weights(Linear(), tmp_path / "last.ckpt")
+
+
+def test_row_26_differences_are_told_without_the_prefix(tmp_path):
+    state = {f"model.{k}": v for k, v in Linear().state_dict().items() if k != "first.bias"} | {"model.extra": torch.ones(1)}
+    torch.save(lightning(state), tmp_path / "last.ckpt")
+    with pytest.raises(BadInput) as caught:
+        load_weights(Linear(), tmp_path / "last.ckpt")
+    assert caught.value.got == "missing keys first.bias; unexpected keys extra"
+
+
+def test_row_24_hyper_parameters_with_code_are_blocked_unless_trusted(tmp_path):
+    from argparse import Namespace
+
+    trained, network, made = Linear(), Linear(), tmp_path / "made"
+    state = {f"model.{k}": v for k, v in trained.state_dict().items()}
+    path = tmp_path / "last.ckpt"
+    torch.save(lightning(state, hyper_parameters=Namespace(lr=1e-3)), path)
+    with pytest.raises(BadInput, match=r"got a pickle that would run code \(argparse.Namespace\). It was blocked.*--trust-model"):
+        load_weights(network, path)
+    torch.save(lightning(state, hyper_parameters={"x": Harmful(made)}), path)
+    with pytest.raises(BadInput, match=r"a pickle that would run code"):
+        load_weights(network, path)
+    assert not made.exists()
+    (note,) = load_weights(network, path, trust=True)
+    assert (
+        note
+        == f"last.ckpt is a pickle with code, and was trusted to run code; its SHA-256 is {sha256(path.read_bytes()).hexdigest()}"
+    )
+    assert made.exists()
+    torch.testing.assert_close(network.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+def test_numbers_of_numpy_are_no_code(tmp_path):
+    trained, network = Linear(), Linear()
+    logged = {"dice": [np.float64(0.5), np.float32(0.25)], "steps": np.int64(3), "ok": np.bool_(True)}
+    for legacy in (False, True):
+        torch.save(
+            {"state_dict": trained.state_dict(), "logging": logged}, tmp_path / "w.pt", _use_new_zipfile_serialization=legacy
+        )
+        assert load_weights(network, tmp_path / "w.pt") == ()
+    assert read_checkpoint(tmp_path / "w.pt").rest == {"logging": logged}
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".SAFETENSORS"])

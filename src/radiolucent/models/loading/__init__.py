@@ -39,8 +39,8 @@ def load(model: str | Path, weights: str | Path | None = None, *, trust: bool = 
     What loading gave rise to is warned of (InputWarning) and kept in the card's `notes`.
     """
     network, card = _load(str(model), Path(weights) if weights else None, trust)
-    for note in card.notes:
-        warnings.warn(note, InputWarning, stacklevel=2)
+    if card.notes:
+        warnings.warn("; ".join(card.notes), InputWarning, stacklevel=2)
     return network.eval(), card
 
 

@@ -37,7 +37,7 @@ def preprocessing_of(config: Values, channels: int) -> Preprocessing:
         arguments = {k: v for k, v in step.items() if k[:1] != "_" and k != "keys"} if isinstance(step, Mapping) else {}
         found = _READ[name](arguments, channels) if name in _READ else None
         if found is None or set(found) & set(fields) or not _in_order(fields, found):
-            unclear.append(f"{target or step!r} {arguments or ''}".strip())
+            unclear.append(f"{target or repr(step)} {arguments or ''}".strip())
         else:
             fields |= found
     if unclear:
