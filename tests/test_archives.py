@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +152,23 @@ def test_a_card_beside_an_archive_says_the_rest(tmp_path):
     found = explain(model, scan, GradCAM("5"), Logits(2), preprocessing=read.preprocessing, classes=read.classes)
     assert found.targets == ("c",)
     assert found.relevance[0].grid == scan.grid
+
+
+def test_the_hash_goes_into_summary_and_provenance(tmp_path):
+    path = saved(tmp_path, "traced")
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).random((12, 16, 10), np.float32))
+    command = ["explain", "scan.npy", "--model", "model.ts", "--method", "gradient", "--out", "out", "--json"]
+    run = [sys.executable, "-W", "ignore", "-c", "from radiolucent.cli import main; main()", *command]
+    refused = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "got a TorchScript archive" in refused.stderr
+    done = subprocess.run([*run, "--trust-model"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"note: model.ts is a TorchScript archive, and was trusted to run code; its SHA-256 is {digest}" in done.stderr
+    (case,) = json.loads(done.stdout)["cases"]
+    assert digest in case["notes"][0]
+    assert digest in json.loads((tmp_path / "out" / "scan" / "gradient" / "explanation.json").read_text())["provenance"]["notes"][0]
 
 
 def test_a_shape_that_the_export_does_not_take_is_an_error(tmp_path):
