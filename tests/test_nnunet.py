@@ -213,6 +213,32 @@ def test_what_cannot_be_answered_is_refused(tmp_path: Path, change: dict[str, ob
         load(made(tmp_path, plans(**change)))
 
 
+def test_networks_of_one_s_own_need_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_unet.py").write_text(
+        "from dynamic_network_architectures.architectures.unet import PlainConvUNet\nclass Mine(PlainConvUNet):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    root = made(tmp_path, plans(architecture=ARCHITECTURE | {"network_class_name": "own_unet.Mine"}))
+    with pytest.raises(BadInput, match=r"got own_unet.Mine. It would run code"):
+        load(root)
+    assert type(load(root, trust=True)[0]).__name__ == "Mine"
+
+
+def test_classes_that_moved_are_found_and_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dynamic_network_architectures
+
+    moved = "dynamic_network_architectures.architectures.plain_unet.PlainConvUNet"
+    root = made(tmp_path, plans(architecture=ARCHITECTURE | {"network_class_name": moved}))
+    assert type(load(root)[0]).__name__ == "PlainConvUNet"
+    for name in [name for name in sys.modules if name.startswith("dynamic_network_architectures")]:
+        monkeypatch.delitem(sys.modules, name)
+    package = Path(dynamic_network_architectures.__file__).parents[1]
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p) != package])
+    sys.path_importer_cache.clear()
+    with pytest.raises(BadInput, match=r"which this model is built from; got not installed. pip install .radiolucent\[nnunet"):
+        load(root)
+
+
 @pytest.mark.parametrize(
     ("labels", "match"),
     [

@@ -6,7 +6,9 @@ Only a network of monai.networks.nets with plain arguments is built from it with
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import stat
 import tempfile
 import zipfile
@@ -32,10 +34,10 @@ def is_bundle(path: Path) -> bool:
     """A folder with configs/inference.*, or a zip file with one."""
     if path.is_dir():
         return any((path / name).is_file() for name in _CONFIGS)
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(_CONFIGS) for name in archive.namelist())
+    if zipfile.is_zipfile(path):
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            return any(name.endswith(_CONFIGS) for name in archive.namelist())
+    return False
 
 
 def load(path: Path, weights: Path | None, trust: bool) -> tuple[nn.Module, Card]:
@@ -214,7 +216,10 @@ def _unpacked(path: Path, folder: Path) -> Path:
         (config,) = sorted((m.filename for m in members if m.filename.endswith(_CONFIGS)), key=len)[:1]
         root = PurePosixPath(config).parent.parent
         wanted = {str(root / name) for name in (*_CONFIGS, *_WEIGHTS, "configs/metadata.json")}
-        for member in members:
-            if member.filename in wanted:
-                archive.extract(member, folder)
+        chosen = [m for m in members if m.filename in wanted]
+        size, free = sum(m.file_size for m in chosen), shutil.disk_usage(folder).free
+        if size > free:
+            raise BadInput(f"at most {free / 2**30:.3g} GiB in {path.name}, which is free", f"{size / 2**30:.3g} GiB", "Unpack it.")
+        for member in chosen:
+            archive.extract(member, folder)
     return folder / root

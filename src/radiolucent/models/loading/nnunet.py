@@ -218,12 +218,12 @@ def _located(name: str, trust: bool) -> Any:
         raise BadInput(f"plans that name classes of torch.nn and {_PACKAGE}", name, do)
     try:
         found = getattr(importlib.import_module(module), last, None)
-    except ModuleNotFoundError as error:
-        if error.name == _PACKAGE:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == _PACKAGE:
             do = 'pip install "radiolucent[nnunet]" (nnU-Net itself is not needed)'
             raise BadInput(f"{_PACKAGE}, which this model is built from", "not installed", do) from None
-        found = getattr(importlib.import_module(_UNETS), last, None) if source == _PACKAGE else None  # classes have moved
-    except Exception as error:
+        if source == _PACKAGE and module != _UNETS:  # classes have moved between its versions
+            return _located(f"{_UNETS}.{last}", trust)
         raise BadInput(f"a module that can be imported for {name}", f"{error}", "Install what the training used.") from error
     if not (inspect.isclass(found) and issubclass(found, nn.Module)):
         raise BadInput("a class of networks or layers in plans.json", name, "Is your version that of the training?")
