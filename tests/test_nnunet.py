@@ -130,7 +130,7 @@ def scan(shape: tuple[int, int, int] = (14, 10, 9), border: int = 2, channels: i
     data[:, shape[0] // 2, shape[1] // 2, shape[2] // 2] = 0  # a hole, which counts as inside
     for axis in range(1, 4):
         air = np.moveaxis(data, axis, 0)
-        air[: border + axis] = 0  # off the centre
+        air[: border + (axis == 1)] = 0  # off the centre
         air[shape[axis - 1] - border :] = 0
     affine = np.diag([-0.9, 1.2, 2.5, 1.0])
     affine[:3, 3] = 30, -40, 12
