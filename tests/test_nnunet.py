@@ -38,6 +38,11 @@ ARCHITECTURE = {
     },
     "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
 }
+RESIDUAL = ARCHITECTURE | {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
+    "arch_kwargs": {"n_blocks_per_stage": [1, 2, 2]}
+    | {k: v for k, v in ARCHITECTURE["arch_kwargs"].items() if k != "n_conv_per_stage"},
+}
 FULLRES = {
     "data_identifier": "nnUNetPlans_3d_fullres",
     "preprocessor_name": "DefaultPreprocessor",
@@ -93,16 +98,22 @@ def plans(**changes: object) -> dict[str, object]:
 
 def made(folder: Path, given: dict[str, object] | None = None, dataset: dict[str, object] = DATASET, folds: str = "0") -> Path:
     """A trained folder as nnU-Net leaves it, with random weights."""
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from dynamic_network_architectures.architectures import unet
     from torch import nn
 
     given = given or plans()
     root = folder / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     heads = len([name for name in dataset["labels"] if name != "ignore"])
-    a = ARCHITECTURE["arch_kwargs"] | {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
+    residual = given["configurations"]["3d_fullres"].get("architecture") == RESIDUAL
+    kind = unet.ResidualEncoderUNet if residual else unet.PlainConvUNet
+    a = (RESIDUAL if residual else ARCHITECTURE)["arch_kwargs"] | {
+        "conv_op": nn.Conv3d,
+        "norm_op": nn.InstanceNorm3d,
+        "nonlin": nn.LeakyReLU,
+    }
     for fold in folds.split():
         torch.manual_seed(len(fold) if fold == "all" else int(fold))
-        network = PlainConvUNet(len(dataset["channel_names"]), num_classes=heads, deep_supervision=True, **a)
+        network = kind(len(dataset["channel_names"]), num_classes=heads, deep_supervision=True, **a)
         for bias in network.decoder.seg_layers:
             nn.init.normal_(bias.weight, std=1.0)
         checkpoint = {
@@ -153,6 +164,12 @@ def test_a_folder_gives_network_classes_and_preprocessing(tmp_path: Path) -> Non
         assert card.preprocessing == NnUNetPreprocessing((2.0, 1.5, 1.0), (8, 16, 16), (2, 4, 4), (Channel("ZScoreNormalization"),))
         assert json.loads(json.dumps(card.preprocessing.as_dict()))["spacing"] == [2.0, 1.5, 1.0]
     assert card.about["checkpoint"] == "fold_0/checkpoint_final.pth"
+
+
+def test_residual_encoders_are_built_too(tmp_path: Path) -> None:
+    network, _ = load(made(tmp_path, plans(architecture=RESIDUAL)))
+    assert type(network).__name__ == "ResidualEncoderUNet"
+    assert network(torch.rand(1, 1, 4, 8, 8)).shape == (1, 3, 4, 8, 8)
 
 
 def test_the_folds_and_checkpoints_are_chosen_by_their_place(tmp_path: Path) -> None:
@@ -448,6 +465,7 @@ def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
 # Beside nnU-Net itself.
 
 VARIANTS = {
+    "residual encoder": {"architecture": RESIDUAL},
     "isotropic spline": {},
     "no resampling": {"spacing": [2.5, 1.2, 0.9]},
     "slices apart": {"spacing": [2.5, 0.7, 0.7]},
