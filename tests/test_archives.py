@@ -84,7 +84,7 @@ def test_methods_on_the_input_give_what_the_original_gives(tmp_path, kind):
 def test_layers_of_torchscript_are_hidden_and_the_message_says_what_remains(tmp_path, kind):
     model, notes = loaded(saved(tmp_path, kind))
     assert any("layer-wise methods do not" in note for note in notes)
-    remain = r"Choose a method on the input \(Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it\)"
+    remain = r"Choose a method that works on the input \(Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it\)"
     with pytest.raises(BadInput, match=f"a layer whose output has spatial axes; got a model whose layers do not report.*{remain}"):
         GradCAM("auto")(model, image(3, batch=1), Logits(0))
     named = "the name of a layer; got '5'" if kind == "frozen" else f"a layer '5' that can be watched.*TorchScript.*{remain}"
@@ -115,7 +115,7 @@ def test_what_an_export_fixed_is_noted(tmp_path):
 def test_an_exported_module_given_directly_says_how_its_layers_show():
     x = image(3, batch=1)
     program = torch.export.export(network(), (x,))
-    with pytest.raises(BadInput, match=r"layer '0' to run .* shows its layers after torch.export.unflatten"):
+    with pytest.raises(BadInput, match=r"layer '0' to run .* hide their layers: use torch.export.unflatten"):
         GradCAM("0")(program.module(), x, Logits(0))
     assert GradCAM("0")(torch.export.unflatten(program), x, Logits(0)).shape == (1, 1, 1, 12, 16, 10)
 

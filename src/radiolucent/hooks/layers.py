@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.hooks.guest import evaluating
 
-ON_THE_INPUT = (
-    "Choose a method on the input (Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it), or use the original model."
-)
+ON_THE_INPUT = "Choose a method that works on the input (Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it)."
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Taps:
         return BadInput(
             f"layer {name!r} to run in the forward pass",
             f"no call of it; {f'these ran: {some(ran)}' if ran else 'no layer reports its calls'}",
-            "Choose one that runs on this input. An exported model shows its layers after torch.export.unflatten(program).",
+            "Choose one that runs on this input. Exported models hide their layers: use torch.export.unflatten(program), or the original model.",
         )
 
 
@@ -133,7 +133,9 @@ def _module(model: nn.Module, name: str) -> nn.Module:
         hint = f"Close to it: {', '.join(close)}. List all with radiolucent.layers." if close else "The model has no layers."
         raise BadInput("the name of a layer", repr(name), hint)
     if isinstance(modules[layer], torch.jit.ScriptModule):
-        raise BadInput(f"a layer {layer!r} that can be watched", "a part of a TorchScript model", ON_THE_INPUT)
+        raise BadInput(
+            f"a layer {layer!r} that can be watched", "a part of a TorchScript model", f"{ON_THE_INPUT} Or use the original model."
+        )
     return modules[layer]
 
 
