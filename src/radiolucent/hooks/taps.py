@@ -82,10 +82,11 @@ class Taps:
             expected, do = f"a tensor of real numbers as the output of layer {name!r}", "Choose a layer inside it, or another."
             return BadInput(expected, self._other[name], do)
         ran = [] if self._x is None else [layer.name for layer in layers(self._model, self._x)]
+        unflat = "Exported models hide their layers: use torch.export.unflatten(program), or the original model."
         return BadInput(
             f"layer {name!r} to run in the forward pass",
             f"no call of it; {f'these ran: {some(ran)}' if ran else 'no layer reports its calls'}",
-            "Choose one that runs on this input. Exported models hide their layers: use torch.export.unflatten(program), or the original model.",
+            f"Choose one that runs on this input. {unflat}",
         )
 
 
