@@ -19,7 +19,7 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import coarsen, upsample
 from radiolucent.hooks import Layer, look
 from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass
-from radiolucent.models.preprocessing import Preprocessing
+from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Select, part_of
 from radiolucent.volume import Volume
@@ -106,7 +106,7 @@ class Prediction:
     image: Volume
     output: Any
     layers: Sequence[Layer]
-    preprocessing: Preprocessing
+    preprocessing: Prepares
 
     @property
     def x(self) -> Tensor:
@@ -220,7 +220,7 @@ class Prediction:
         return placed
 
 
-def predict(model: nn.Module, scan: Volume, preprocessing: Preprocessing | None = None) -> Prediction:
+def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:
     """Run the model once on a scan, as it would be used, and note which layers ran."""
     preprocessing = preprocessing or Preprocessing()
     image = preprocessing(scan)
@@ -248,7 +248,7 @@ def explain(
     method: Method,
     targets: Target,
     *,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Prepares | None = None,
     classes: Sequence[str] = (),
     output: str | int | None = None,
 ) -> Explanation:

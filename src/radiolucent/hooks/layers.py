@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.hooks.guest import evaluating
 
+ON_THE_INPUT = "Choose a method that works on the input (Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it)."
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -103,7 +105,7 @@ def _no_grid(found: Sequence[Layer]) -> BadInput:
     return BadInput(
         "a layer whose output has spatial axes",
         f"only others: {some([layer.name for layer in found])}" if found else "a model whose layers do not report their calls",
-        "Choose a method that works on the input, for example SmoothGrad or IntegratedGradients.",
+        ON_THE_INPUT,
     )
 
 
