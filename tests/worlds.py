@@ -176,25 +176,34 @@ class _Spy(torch.autograd.Function):
 
 
 class Breaks(nn.Module):
-    """Raises where = "forward" or "backward", in the explained pass only: a plain look passes."""
+    """Raises in the explained pass only, since a plain look passes: where = "forward", "backward" or "again" (its second call).
+
+    `raised` says whether it did.
+    """
 
     def __init__(self, where: str) -> None:
         super().__init__()
         self.where = where
+        self.calls = 0
+        self.raised = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.where == "forward" and torch.is_grad_enabled():
+        self.calls += 1
+        if (self.where == "forward" and torch.is_grad_enabled()) or (self.where == "again" and self.calls == 2):
+            self.raised = True
             raise RuntimeError("the model broke")
-        return _BreaksBackward.apply(x) if self.where == "backward" else x.clone()
+        return _BreaksBackward.apply(x, self) if self.where == "backward" else x.clone()
 
 
 class _BreaksBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, owner):
+        ctx.owner = owner
         return x.clone()
 
     @staticmethod
     def backward(ctx, gradient):
+        ctx.owner.raised = True
         raise RuntimeError("the model broke")
 
 

@@ -7,5 +7,19 @@ from radiolucent.hooks.guest import evaluating
 from radiolucent.hooks.layers import Layer, last_layer, layers, look
 from radiolucent.hooks.rewriting import rewriting
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
+from radiolucent.hooks.tokens import Form, form_of
 
-__all__ = ["INPUT", "Layer", "Taps", "editing", "evaluating", "last_layer", "layers", "look", "rewriting", "tap"]
+__all__ = [
+    "INPUT",
+    "Form",
+    "Layer",
+    "Taps",
+    "editing",
+    "evaluating",
+    "form_of",
+    "last_layer",
+    "layers",
+    "look",
+    "rewriting",
+    "tap",
+]

@@ -9,8 +9,10 @@ from inspect import cleandoc
 from typing import Any
 
 from radiolucent.errors import BadInput
-from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, RespondCAM, SaliencyTubes
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
+from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
+from radiolucent.methods.expected import ExpectedGradients
 from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, first_order
 from radiolucent.methods.guided import GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
@@ -21,11 +23,16 @@ METHODS: dict[str, type[Any]] = {
     "input-x-gradient": InputXGradient,
     "smooth-grad": SmoothGrad,
     "integrated-gradients": IntegratedGradients,
+    "expected-gradients": ExpectedGradients,
     "guided-backprop": GuidedBackprop,
     "grad-cam": GradCAM,
     "grad-cam++": GradCAMPlusPlus,
     "hires-cam": HiResCAM,
     "layer-cam": LayerCAM,
+    "respond-cam": RespondCAM,
+    "saliency-tubes": SaliencyTubes,
+    "eigen-cam": EigenCAM,
+    "eigen-grad-cam": EigenGradCAM,
     "guided-grad-cam": GuidedGradCAM,
     "times": Times,
 }
@@ -121,6 +128,9 @@ def _typed(name: str, field: Any, value: Any) -> Any:
 
 __all__ = [
     "METHODS",
+    "EigenCAM",
+    "EigenGradCAM",
+    "ExpectedGradients",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
@@ -130,6 +140,8 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "LayerCAM",
+    "RespondCAM",
+    "SaliencyTubes",
     "SmoothGrad",
     "Times",
     "as_dict",
