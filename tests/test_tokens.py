@@ -2,9 +2,23 @@
 
 import pytest
 import torch
+from torch import Tensor, nn
+from worlds import STYLES, Transformer, image, relative
 
-from radiolucent import BadInput
+from radiolucent import BadInput, Logits, Region, layers
+from radiolucent.hooks import last_layer
 from radiolucent.hooks.tokens import Form, form
+from radiolucent.methods import (
+    EigenCAM,
+    EigenGradCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    HiResCAM,
+    LayerCAM,
+    RespondCAM,
+    SaliencyTubes,
+)
+from radiolucent.methods.eigen import first_component
 
 IMAGE_2D, IMAGE_3D = (2, 1, 224, 224), (2, 1, 96, 96, 96)
 
@@ -63,3 +77,67 @@ def test_restoring_puts_each_token_in_its_cell(cells) -> None:
     }.items():
         extra = 3 if "tokens" in kind else 0
         assert torch.equal(Form(kind, cells, extra).restore(values), truth)
+
+
+def test_the_layers_of_a_vit_and_where_auto_stands() -> None:
+    net, x = Transformer(2), image(2, size=8)
+    found = {layer.name: layer for layer in layers(net, x)}
+    assert found["patches"].form == Form("channels first", (4, 6))
+    assert found["blocks.1"].form == Form("tokens", (4, 6), 1)
+    assert found["blocks.1"].cells == (4, 6)
+    assert not found["blocks.1.attn.drop"].is_spatial  # (b, heads, 25, 25): an attention matrix
+    assert not found["head"].is_spatial
+    # Behind the last attention only the class token is read: there is no gradient at the cells.
+    assert last_layer(list(found.values())) == "blocks.1.norm1"
+    assert GradCAM()(net, x, Logits(0, 1)).flatten(2).any(2).all()
+    pooled = Transformer(2, class_token=False)
+    assert last_layer(layers(pooled, x)) == "norm"
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("style", STYLES)
+def test_cams_on_tokens_are_cams_on_the_same_features_with_a_grid(axes: int, style: str) -> None:
+    net, x = Transformer(axes, style=style).eval(), image(axes, size=8)
+    cells = tuple(n // 2 for n in x.shape[2:])
+    kept: list[Tensor] = []
+    with net.blocks[0].register_forward_hook(lambda module, args, output: kept.append(output.requires_grad_())):
+        scores = net.requires_grad_(False)(x)
+    gradients = [torch.autograd.grad(scores[:, t].sum(), kept, retain_graph=True)[0] for t in range(4)]
+    A, *gradients = (v.detach()[:, 1:].transpose(1, 2).unflatten(2, cells) for v in (kept[0], *gradients))
+    for method in (GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, RespondCAM, SaliencyTubes, EigenGradCAM):
+        truth = torch.stack([method().combine(A, g) for g in gradients])
+        assert relative(method("blocks.0")(net, x, Logits(0, 1, 2, 3)), truth) <= 1e-4
+    assert relative(EigenCAM("blocks.0")(net, x, Logits(2))[0], first_component(A)) <= 1e-4
+
+
+def test_channels_last_layers_of_a_swin_have_the_grid_of_the_image() -> None:
+    pytest.importorskip("einops")
+    from monai.networks.nets import SwinUNETR
+
+    net = SwinUNETR(1, 2, feature_size=12, spatial_dims=2, depths=(2, 1, 1, 1), num_heads=(2, 2, 2, 2), window_size=3).eval()
+    x = torch.rand(1, 1, 32, 64)
+    found = {layer.name: layer.form for layer in layers(net, x)}
+    stage = "swinViT.layers1.0"
+    assert found[f"{stage}.blocks.1"] == Form("channels last", (16, 32))
+    assert found[f"{stage}.downsample"] == Form("channels last", (8, 16))
+    assert found[stage] == Form("channels first", (8, 16))
+    assert found[f"{stage}.blocks.0.attn"] is None
+    target = Region(1, mask=torch.ones(1, 32, 64, dtype=torch.bool))
+    last, first = (HiResCAM(name)(net, x, target) for name in (f"{stage}.downsample", stage))
+    assert relative(last, first) <= 1e-5  # the same features, once with the channels last
+
+
+def test_slices_of_a_volume_are_no_tokens() -> None:
+    class Slices(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.mix, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.conv(x.transpose(1, 2).flatten(0, 1)).mean((2, 3))
+            return self.head(self.mix(h.unflatten(0, (len(x), -1))).mean(1))
+
+    x = torch.rand(1, 1, 8, 8, 8)  # 8 slices could pass for 2 x 2 x 2 tokens
+    assert not any(layer.is_spatial for layer in layers(Slices(), x))
+    with pytest.raises(BadInput, match="a grid of 3 axes and several cells at layer 'mix'"):
+        GradCAM("mix")(Slices(), x, Logits(0))

@@ -48,11 +48,15 @@ def form_of(model: nn.Module, name: str, output: Tensor, image: Sequence[int]) -
 
     Shapes that can be read in two ways are decided by what the layer, or the block around it, is made of.
     """
-    kinds = {type(m) for m in model.modules()}
-    if output.ndim < len(image) == 5 and nn.Conv2d in kinds and nn.Conv3d not in kinds:
+    if output.ndim < len(image) == 5 and nn.Conv2d in (kinds := {type(m) for m in model.modules()}) and nn.Conv3d not in kinds:
         return None  # 2.5D: the rows are slices
     is_turned = output.ndim > 3 and output.stride(1) == 1 < output.shape[1]  # a view with the channels moved to the front
-    return form(output.shape, image, channels_last=None if is_turned else _channels_last(model, name))
+    last = None if is_turned else _channels_last(model, name)
+    found = form(output.shape, image, channels_last=last)
+    if name and last and isinstance(model.get_submodule(name.partition("#")[0]), (nn.Softmax, nn.Dropout)):
+        # In a block of tokens this is no grid but an attention matrix (b, heads, queries, keys).
+        return None if found and found.kind == "channels first" else found
+    return found
 
 
 def form(shape: Sequence[int], image: Sequence[int], channels_last: bool | None = None) -> Form | None:
