@@ -16,6 +16,7 @@ from radiolucent.methods.expected import ExpectedGradients
 from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, first_order
 from radiolucent.methods.guided import GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.rollout import AttentionRollout, GradientRollout
 from radiolucent.protocols import Method
 
 METHODS: dict[str, type[Any]] = {
@@ -33,6 +34,8 @@ METHODS: dict[str, type[Any]] = {
     "saliency-tubes": SaliencyTubes,
     "eigen-cam": EigenCAM,
     "eigen-grad-cam": EigenGradCAM,
+    "attention-rollout": AttentionRollout,
+    "gradient-rollout": GradientRollout,
     "guided-grad-cam": GuidedGradCAM,
     "times": Times,
 }
@@ -128,12 +131,14 @@ def _typed(name: str, field: Any, value: Any) -> Any:
 
 __all__ = [
     "METHODS",
+    "AttentionRollout",
     "EigenCAM",
     "EigenGradCAM",
     "ExpectedGradients",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
+    "GradientRollout",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",

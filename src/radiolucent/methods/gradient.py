@@ -85,7 +85,7 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
         places, forms, unfit = _places(model, taps, names, x)
         if places:
             check_scores(scores, len(x))
-            _check_differentiable(scores)
+            check_differentiable(scores)
         rows: list[list[Tensor]] = [[] for _ in methods]
         for t in range(len(scores) if places else 0):
             found = _maps(scores[t], places, forms, methods, retain_graph=t + 1 < len(scores))
@@ -213,7 +213,8 @@ def check_scores(scores: Tensor, batch: int) -> None:
         raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")
 
 
-def _check_differentiable(scores: Tensor) -> None:
+def check_differentiable(scores: Tensor) -> None:
+    """Refuse scores that no gradient leads to."""
     if not scores.requires_grad:
         raise BadInput(
             "scores that depend on the layer in a differentiable way",
