@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 import radiolucent as rl
 from radiolucent import methods as ours
-from radiolucent.methods import first_order
+from radiolucent.hooks import all_layers, look
+from radiolucent.methods import at_layers, first_order, shared_pass
 from radiolucent.protocols import Target
 
 Run = Callable[[Tensor], Tensor | list[Tensor]]
@@ -45,6 +46,14 @@ class Case:
     label: int
     mask: Tensor | None = None
     """(b, *grid): the voxels of `label`, for segmentation."""
+
+    def about(self, label: int) -> Case:
+        """The same with another label to explain."""
+        if self.mask is None:
+            return replace(self, label=label, one=rl.Logits(label))
+        with torch.no_grad():
+            output = self.model(self.x)
+        return replace(self, label=label, one=rl.Region(label).fix(output), mask=output.argmax(1) == label)
 
     def own(self) -> Case:
         """The same with modules of its own."""
@@ -205,18 +214,69 @@ def grad_cam_guided(case: Case) -> Run:
     return lambda x: torch.stack([torch.from_numpy(method(image, index)).permute(2, 0, 1) for image in x.split(1)])
 
 
-def medcam(backend: str) -> Callable[[Case], Run]:
+def medcam(backend: str, layer: str = "") -> Callable[[Case], Run]:
     def build(case: Case) -> Run:
-        model = peer("medcam.medcam.inject")(case.model, backend=backend, layer=case.layer)
+        model = peer("medcam.medcam.inject")(case.model, backend=backend, layer=layer or case.layer)
         label: Any = case.label
         if case.mask is not None:  # a function of the output gives the weights of its values
             here = torch.arange(11) == case.label
             label = lambda output: case.mask[:, None] & here[:, None, None, None]  # noqa: E731
-        model.medcam_dict["tested"] = True  # its check of the layer would double the first call
+        if layer == "full":  # its test of the layers would double the first call
+            model.test_run(case.x.clone(), internal=True)
+        model.medcam_dict["tested"] = True
 
         def run(x: Tensor) -> Tensor:
             model(x, label=label)
-            return torch.as_tensor(model.get_attention_map())
+            return x if layer == "full" else torch.as_tensor(model.get_attention_map())
+
+        return run
+
+    return build
+
+
+def medcam_layers(case: Case) -> int:
+    """How many of our "full" layers there are."""
+    return len(all_layers(look(case.model, case.x)[1]))
+
+
+def ours_full(case: Case) -> Run:
+    """Every layer with a grid in one call."""
+    methods = at_layers(ours.GradCAM("full"), look(case.model, case.x)[1])
+    return lambda x: shared_pass(case.model, x, case.one, methods)
+
+
+def ours_injected(case: Case) -> Run:
+    """The same as a user of `inject` meets it, under no_grad."""
+    model = rl.inject(case.model, "grad-cam", layer="full", target=case.one)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return model(x)
+
+    run(case.x.clone())  # the first call finds the layers
+    return run
+
+
+def one_by_one(build: Callable[[Case], Run]) -> Callable[[Case], Run]:
+    """A peer that explains one target per call, ten times."""
+
+    def ten(case: Case) -> Run:
+        labels = range(10) if case.mask is None else range(1, 11)
+        runs = [build(case.about(label)) for label in labels]
+        return lambda x: [run(x) for run in runs]
+
+    return ten
+
+
+def torchcam_ten(kind: str) -> Callable[[Case], Run]:
+    """torchcam can keep the graph: one forward for ten targets."""
+
+    def build(case: Case) -> Run:
+        extractor = peer(f"torchcam.methods.{kind}")(case.model, case.layer)
+
+        def run(x: Tensor) -> list[Tensor]:
+            scores = case.model(x)
+            return [extractor(class_idx=k, scores=scores, normalized=False, retain_graph=k < 9)[0] for k in range(10)]
 
         return run
 
@@ -245,16 +305,16 @@ UPSAMPLED = "parameters' gradients; upsamples, scales to 0..1"
 def contestants(case: Case, n: int) -> Iterator[Contestant]:
     """All rows of one case, ours first in each method; n = points of IG and samples of SmoothGrad."""
     us, row, linear = "radiolucent", Contestant, {4: "bilinear", 5: "trilinear"}[case.x.ndim]
-    one_by_one = f"{ALL_GRADIENTS}; one image at a time" if len(case.x) > 1 else ALL_GRADIENTS
+    alone = f"{ALL_GRADIENTS}; one image at a time" if len(case.x) > 1 else ALL_GRADIENTS
     yield row("gradient", us, ours_on(ours.Gradient()))
     yield row("gradient", "captum", captum("Saliency", abs=False))
-    yield row("gradient", "monai", monai_gradient("VanillaGrad"), one_by_one)
+    yield row("gradient", "monai", monai_gradient("VanillaGrad"), alone)
     yield row("guided-backprop", us, ours_on(ours.GuidedBackprop()))
     yield row("guided-backprop", "captum", captum("GuidedBackprop"))
-    named = f"{one_by_one}; changes modules named *relu*, here none"
+    named = f"{alone}; changes modules named *relu*, here none"
     yield row("guided-backprop", "monai", monai_gradient("GuidedBackpropGrad"), named)
     yield row("guided-backprop", "medcam", medcam("gbp"), SCALED, as_medcam)
-    yield row("guided-backprop", "grad-cam", grad_cam_guided, one_by_one)
+    yield row("guided-backprop", "grad-cam", grad_cam_guided, alone)
     yield row("grad-cam", us, ours_on(ours.GradCAM()))
     yield row("grad-cam", "captum", captum("LayerGradCam", True, relu_attributions=True))
     yield row("grad-cam", "torchcam", torchcam("GradCAM"))
@@ -282,7 +342,27 @@ def contestants(case: Case, n: int) -> Iterator[Contestant]:
     yield row(smooth, us, ours_on(ours.SmoothGrad(samples=n)))
     yield row(smooth, "captum", captum_smooth_grad(n), "all samples in one batch; other noise", compare=False)
     averaged = monai_gradient("SmoothGrad", stdev_spread=0.1, n_samples=n, magnitude=False, verbose=False)
-    yield row(smooth, "monai", averaged, f"{one_by_one}; other noise", compare=False)
+    yield row(smooth, "monai", averaged, f"{alone}; other noise", compare=False)
+
+    yield row("deconvnet", us, ours_on(ours.DeconvNet()))
+    yield row("deconvnet", "captum", captum("Deconvolution"))
+    yield row("eigen-cam", us, ours_on(ours.EigenCAM()))
+    yield row("eigen-cam", "grad-cam", grad_cam("EigenCAM"), "upsamples, scales to 0..1; sign of its SVD", compare=False)
+    yield row("lrp", us, ours_on(ours.LRP()))
+    yield row("lrp", "captum", captum("LRP"), "another composite", compare=False)
+
+    yield row("grad-cam at all layers", us, ours_full, f"{medcam_layers(case)} layers")
+    yield row("grad-cam at all layers", "radiolucent inject", ours_injected, "with the model's own output")
+    yield row("grad-cam at all layers", "medcam", medcam("gcam", "full"), SCALED, compare=False)
+
+    yield row("gradient, 10 targets", us, ours_on(ours.Gradient(), many=True), "ten backward passes of one forward")
+    yield row("gradient, 10 targets", "captum", one_by_one(captum("Saliency", abs=False)), compare=False)
+    yield row("grad-cam, 10 targets", us, ours_on(ours.GradCAM(), many=True), case.layer)
+    yield row("grad-cam, 10 targets", "captum", one_by_one(captum("LayerGradCam", True, relu_attributions=True)), compare=False)
+    if case.mask is None:
+        yield row("grad-cam, 10 targets", "torchcam", torchcam_ten("GradCAM"), "one forward, graph kept by hand", compare=False)
+    yield row("grad-cam, 10 targets", "grad-cam", one_by_one(grad_cam("GradCAM")), UPSAMPLED, compare=False)
+    yield row("grad-cam, 10 targets", "medcam", one_by_one(medcam("gcam")), SCALED, compare=False)
 
     # What no peer has in one call.
     for kind in CAMS:
@@ -290,10 +370,7 @@ def contestants(case: Case, n: int) -> Iterator[Contestant]:
         if case.last != case.layer:
             yield row(f"{name} at the last layer", us, ours_on(kind(), "last"), case.last)
         yield row(f"{name} at the last layer, 10 targets", us, ours_on(kind(), "last", many=True))
-    if case.last != case.layer:
-        yield row("grad-cam, 10 targets", us, ours_on(ours.GradCAM(), many=True), case.layer)
     yield row("grad-cam, layer=auto", us, ours_on(ours.GradCAM(), "auto"), "finds the layer by a forward of its own")
-    yield row("gradient, 10 targets", us, ours_on(ours.Gradient(), many=True), "ten backward passes of one forward")
     for k in range(1, len(case.layers)):
         chosen = case.layers[-1 - k :]
         yield row(f"grad-cam at {chosen[0]}", us, ours_on(ours.GradCAM(), chosen[0]))

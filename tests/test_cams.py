@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from worlds import RELU_STYLES, ByHand, ConvNet, Mean, Segmenter, Spy, classifier, convolution, image, relative, segmenter
 
-from radiolucent import BadInput, Logits, Outputs, Region, Select
+from radiolucent import BadInput, Logits, Outputs, Region
 from radiolucent.methods import GradCAM, GradCAMPlusPlus, Gradient, HiResCAM, InputXGradient, LayerCAM, first_order
 from radiolucent.protocols import FirstOrder
+from radiolucent.targets import Select
 
 CAMS = (GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM)
 both_axes = pytest.mark.parametrize("axes", [2, 3])

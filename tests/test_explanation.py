@@ -271,10 +271,10 @@ def test_the_same_method_twice_is_two_explanations() -> None:
 def test_a_map_of_zeros_is_no_success() -> None:
     dark = Volume(np.full((1, 4, 5, 6), 0.1, np.float32))
     for method in (Gradient(), HiResCAM("above"), SmoothGrad(samples=2)):
-        with pytest.raises(BadInput, match="for target 0 one that is zero everywhere"):
+        with pytest.raises(BadInput, match="for the target logit 0; got one that is zero everywhere"):
             explain(Bright(3), dark, method, Logits(0))
     bright = Volume(np.asarray(scan().dataobj)[None])
-    with pytest.raises(BadInput, match=r"for target 1 one that is zero everywhere.*HiResCAM keeps its sign"):
+    with pytest.raises(BadInput, match=r"for the target logit 1; got one that is zero everywhere.*HiResCAM keeps its sign"):
         explain(Bright(3), bright, GradCAM("act"), Logits(0, 1))
 
 
@@ -284,7 +284,7 @@ def test_a_map_that_lies_wholly_off_the_scan_is_no_success() -> None:
             return (x[:, :, 0] * 2).flatten(1).sum(1, keepdim=True)  # only what was padded
 
     volume = Volume(np.ones((1, 4, 4, 4), np.float32))
-    with pytest.raises(BadInput, match="for target 0 one that is zero everywhere"):
+    with pytest.raises(BadInput, match="for the target logit 0; got one that is zero everywhere"):
         explain(Edge(), volume, Gradient(), Logits(0), preprocessing=Preprocessing(size=(8, 4, 4)))
 
 
@@ -295,7 +295,7 @@ def test_a_map_with_nan_is_no_success() -> None:
 
     data = np.ones((1, 4, 5, 6), np.float32)
     data[0, 1, 2, 3] = 0
-    with pytest.raises(BadInput, match="for target 0 one that is NaN or infinite in places"):
+    with pytest.raises(BadInput, match="for the target logit 0; got one that is NaN or infinite in places"):
         explain(Root(), Volume(data), InputXGradient(), Logits(0))
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from worlds import RELU_STYLES, Bright, ConvNet, Linear, Mean, Returns, convolution, image, relative, segmenter
 
-from radiolucent import BadInput, Contrast, Logits, Outputs, Region, Select
+from radiolucent import BadInput, Contrast, Logits, Outputs, Region
 from radiolucent.baselines import BASELINES
 from radiolucent.hooks import look
 from radiolucent.methods import GradCAM, Gradient, GuidedBackprop, HiResCAM, InputXGradient, IntegratedGradients, LayerCAM
 from radiolucent.protocols import Method
+from radiolucent.targets import Select
 
 both_axes = pytest.mark.parametrize("axes", [2, 3])
 

@@ -1,4 +1,4 @@
-"""Guided backpropagation: captum's answer for plain modules is the truth for every way to write a ReLU."""
+"""Guided backpropagation and DeconvNet: captum's answer for plain modules is the truth for every way to write a ReLU."""
 
 import captum.attr as captum
 import pytest
@@ -8,23 +8,26 @@ from torch.nn import functional as F
 from worlds import RELU_STYLES, ConvNet, Mean, convolution, image, relative
 
 from radiolucent import BadInput, Logits, Outputs
-from radiolucent.methods import Gradient, GuidedBackprop
+from radiolucent.methods import DeconvNet, Gradient, GuidedBackprop, guided
+
+PEERS = {GuidedBackprop: captum.GuidedBackprop, DeconvNet: captum.Deconvolution}
 
 
-def peer(net: nn.Module, x: Tensor, output: int) -> Tensor:
-    return captum.GuidedBackprop(net).attribute(x.clone().requires_grad_(), target=output).detach()
+def peer(method: type, net: nn.Module, x: Tensor, output: int) -> Tensor:
+    return PEERS[method](net).attribute(x.clone().requires_grad_(), target=output).detach()
 
 
 @pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU")
 @pytest.mark.parametrize("axes", [2, 3])
 @pytest.mark.parametrize("relu", RELU_STYLES)
-def test_it_equals_captums_however_relu_is_written(relu: str, axes: int) -> None:
+@pytest.mark.parametrize("method", PEERS)
+def test_it_equals_captums_however_relu_is_written(method: type, relu: str, axes: int) -> None:
     plain, styled = (ConvNet(axes, style, channels=2).eval() for style in ("module", relu))
     styled.load_state_dict(plain.state_dict())
     x = image(axes, channels=2, size=8)
-    truth = torch.stack([peer(plain, x, output) for output in (1, 2)])
+    truth = torch.stack([peer(method, plain, x, output) for output in (1, 2)])
     assert relative(truth, Gradient()(plain, x, Logits(1, 2))) > 0.1, "this world must tell it from the gradient"
-    assert relative(GuidedBackprop()(styled, x, Logits(1, 2)), truth) <= 1e-5
+    assert relative(method()(styled, x, Logits(1, 2)), truth) <= 1e-5
 
 
 FORMS = {
@@ -61,12 +64,17 @@ def test_relu6_lets_through_between_its_limits(form: str) -> None:
             back = net.second.weight[t].clamp(min=0)[None] * (z > 0)[:, t : t + 1] * ((h > 0) & (h < 6))
             truth = (back * net.first.weight[:, 0][None]).sum(1, keepdim=True)
             assert relative(relevance[t], truth) <= 1e-5
+            back = net.second.weight[t].clamp(min=0)[None].expand_as(h)
+            truth = (back * net.first.weight[:, 0][None]).sum(1, keepdim=True)
+            assert relative(DeconvNet()(net, x, Outputs(t))[0], truth) <= 1e-5, "the input's value has no say"
 
 
 def test_a_network_without_relu_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.PReLU(), nn.GELU(), Mean())
     with pytest.raises(BadInput, match=r"a network with ReLU.*none ran \(activations: GELU, PReLU\).*use Gradient"):
         GuidedBackprop()(net, image(2), Logits(0))
+    with pytest.raises(BadInput, match="a network with ReLU"):
+        DeconvNet()(net, image(2), Logits(0))
     with pytest.raises(BadInput, match=r"activations: none"):
         GuidedBackprop()(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Hardtanh(-1, 1), Mean())[::2], image(2), Logits(0))
 
@@ -79,3 +87,10 @@ def test_another_hardtanh_keeps_its_own_gradient() -> None:
     # Behind this ReLU all gradients are positive, so guided backpropagation is the gradient.
     assert relative(found, Gradient()(net, x, Outputs(0))) <= 1e-6
     assert relative(found, Gradient()(twin, x, Outputs(0))) > 0.1
+
+
+def test_both_rules_leave_the_forward_pass_as_it_is() -> None:
+    x = torch.tensor([-1.0, 2.0, 7.0])
+    for rule in (guided._GuidedReLU, guided._DeconvReLU):
+        assert rule.apply(x, 6.0).tolist() == [0, 2, 6]
+        assert rule.apply(x, float("inf")).tolist() == [0, 2, 7]

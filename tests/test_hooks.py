@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from worlds import ByHand, ConvNet, Mean, Returns, classifier, convolution, image, relative, segmenter
 
 from radiolucent import BadInput, Logits, Outputs, Region, layers
-from radiolucent.hooks import INPUT, editing, evaluating, last_layer, look, rewriting, tap
+from radiolucent.hooks import INPUT, editing, evaluating, last_layer, look, relus, rewriting, tap
 from radiolucent.methods import GradCAM, Gradient, GuidedBackprop, HiResCAM, InputXGradient, LayerCAM, first_order
 
 TRIED = [Gradient(), GuidedBackprop(), HiResCAM("conv2"), LayerCAM("conv1")]
@@ -616,9 +616,9 @@ FORMS = {
 def test_every_form_of_relu_is_rewritten(form: str) -> None:
     x = torch.tensor([-1.0, 2.0, 7.0])
     ceiling = 6.0 if "6" in form or "tanh" in form else float("inf")
-    with rewriting(lambda x, ceiling: 10 * x + (0 if ceiling == float("inf") else ceiling)) as rewrite:
+    with rewriting(relus(lambda x, ceiling: 10 * x + (0 if ceiling == float("inf") else ceiling))) as rewrite:
         found = FORMS[form](x.clone())
-    assert rewrite.count == 1
+    assert rewrite.met.total() == 1
     assert found.tolist() == [10 * v + (6 if ceiling == 6 else 0) for v in x.tolist()]
     assert FORMS[form](x.clone()).tolist() == [0.0, 2.0, min(7.0, ceiling)]
 
@@ -627,9 +627,9 @@ def test_exported_relus_are_rewritten() -> None:
     x = torch.tensor([[-1.0, 2.0, 7.0]])
     for module, ceiling in ((nn.ReLU(), 0), (nn.ReLU(inplace=True), 0), (nn.ReLU6(), 6), (nn.ReLU6(inplace=True), 6)):
         exported = torch.export.export(nn.Sequential(nn.Identity(), Plus(), module), (x,)).module()
-        with rewriting(lambda x, ceiling: 10 * x + (0 if ceiling == float("inf") else ceiling)) as rewrite:
+        with rewriting(relus(lambda x, ceiling: 10 * x + (0 if ceiling == float("inf") else ceiling))) as rewrite:
             assert exported(x).tolist() == [[10 * v + 10 + ceiling for v in x[0].tolist()]]
-        assert rewrite.count == 1
+        assert rewrite.met.total() == 1
 
 
 class Plus(nn.Module):
@@ -639,21 +639,81 @@ class Plus(nn.Module):
 
 def test_other_activations_are_not_rewritten() -> None:
     x = torch.tensor([-2.0, 0.5, 3.0])
-    with rewriting(lambda x, ceiling: 10 * x) as rewrite:
+    with rewriting(relus(lambda x, ceiling: 10 * x)) as rewrite:
         assert torch.equal(F.hardtanh(x), x.clamp(-1, 1))
         assert torch.equal(nn.Hardtanh(-1, 6)(x), x.clamp(-1, 6))
         assert torch.equal(F.leaky_relu(x), torch.where(x > 0, x, 0.01 * x))
-    assert rewrite.count == 0
+    assert not rewrite.met
+
+
+CALLS = {
+    "conv1d": lambda x: nn.Conv1d(1, 1, 1)(x),
+    "conv_transpose1d": lambda x: F.conv_transpose1d(x, weight=torch.ones(1, 1, 1)),
+    "linear": lambda x: nn.Linear(3, 1)(x),
+    "max_pool1d": nn.MaxPool1d(2),
+    "add": lambda x: x.add_(1),
+    "rsub": lambda x: 1 - x,
+    "getitem": lambda x: x[0],
+    "mT": lambda x: x.mT,
+    "softmax": lambda x: torch.ops.aten._softmax.default(x, 0, False),
+    "batch_norm": nn.BatchNorm1d(1).eval(),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_has_one_name_in_every_form(name: str) -> None:
+    seen: list[str] = []
+    with rewriting({}, lambda call: (seen.append(call.name), call.as_written())[1]):
+        CALLS[name](torch.ones(1, 1, 3))
+    assert name in seen
+
+
+def test_an_operation_of_another_library_keeps_its_name() -> None:
+    with torch.library._scoped_library("radiolucent_test", "FRAGMENT") as library:
+        library.define("relu(Tensor x) -> Tensor")
+        library.impl("relu", lambda x: x + 1, "CPU")
+        with rewriting(relus(lambda x, c: 10 * x)) as rewrite:
+            assert torch.ops.radiolucent_test.relu.default(torch.ones(1)).tolist() == [2]
+    assert not rewrite.met
+
+
+def test_a_call_runs_with_other_arguments_and_overwrites_nothing() -> None:
+    x, w = torch.tensor([[-1.0, 2.0]]), torch.eye(2)
+    calls = {
+        lambda: F.leaky_relu(x, 0.5, inplace=True): {"negative_slope": 0.1},
+        lambda: F.leaky_relu_(x, 0.5): {"negative_slope": 0.1},
+        lambda: F.linear(x, w): {"weight": 3 * w, "bias": torch.ones(2)},
+        lambda: F.linear(input=x, weight=w): {"weight": 3 * w, "bias": torch.ones(2)},
+        lambda: torch.ops.aten.linear.default(x, w): {"weight": 3 * w, "bias": torch.ones(2)},
+    }
+    for call, changes in calls.items():
+        found: list[Tensor] = []
+        names = {"leaky_relu", "linear"}
+        rule = lambda call, found=found, changes=changes: (found.append(call.run(**changes)), torch.full_like(x, 7.0))[1]  # noqa: E731
+        before = x.clone()
+        with rewriting(dict.fromkeys(names, rule)) as rewrite:
+            assert call().tolist() == [[7, 7]]
+        assert found[0].tolist() == ([[-2, 7]] if "weight" in changes else [[pytest.approx(-0.1), 2]])
+        assert rewrite.met.total() == 1
+        in_place = x.tolist() == [[7, 7]]
+        assert in_place == ("bias" not in changes)
+        x.copy_(before)
+
+
+def test_a_rule_may_decline() -> None:
+    with rewriting({"relu": lambda call: None}) as rewrite:
+        assert F.relu(torch.tensor([-1.0, 2.0])).tolist() == [0, 2]
+    assert not rewrite.met
 
 
 def test_rewriting_nests_and_ends() -> None:
     x = torch.tensor([-1.0, 2.0])
-    with rewriting(lambda x, c: x + 100) as outer:
-        with rewriting(lambda x, c: 10 * x) as inner:
+    with rewriting(relus(lambda x, c: x + 100)) as outer:
+        with rewriting(relus(lambda x, c: 10 * x)) as inner:
             assert F.relu(x).tolist() == [-10, 20]
         assert F.relu(x).tolist() == [99, 102]
-    assert (outer.count, inner.count) == (1, 1)
-    with pytest.raises(ZeroDivisionError), rewriting(lambda x, c: 10 * x):
+    assert (outer.met, inner.met) == ({"relu": 1}, {"relu": 1})
+    with pytest.raises(ZeroDivisionError), rewriting(relus(lambda x, c: 10 * x)):
         raise ZeroDivisionError
     assert F.relu(x).tolist() == [0, 2]
 

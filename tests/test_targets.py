@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from radiolucent import BadInput, Contrast, Logits, Outputs, Region, Select
+from radiolucent import BadInput, Contrast, Logits, Outputs, Region
 from radiolucent.protocols import Target
+from radiolucent.targets import Select
 
 OUTPUT = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
 
@@ -19,6 +20,19 @@ def test_logits_contrasts_and_outputs_pick_columns() -> None:
     assert Outputs(1)(OUTPUT).tolist() == [[2, 16]]
     assert Outputs()(OUTPUT).tolist() == OUTPUT.T.tolist()
     assert Outputs()(OUTPUT[:, 0]).tolist() == [[1, 8]]
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "probability"])
+def test_the_gradient_of_regions_is_their_weights(reduce: str) -> None:
+    output = torch.randn(2, 4, 3, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    mask = None if reduce == "probability" else torch.arange(30).reshape(2, 3, 5) % 4
+    target = Region(3, 1, 3, mask=mask, reduce=reduce).fix(output)
+    assert torch.autograd.gradcheck(target, (output,))
+    (gradient,) = torch.autograd.grad(target(output)[1].sum(), output)
+    weights = output.softmax(1)[:, 1] if mask is None else (mask == 1).double()
+    weights = weights / weights.flatten(1).sum(1)[:, None, None] if reduce == "mean" else weights
+    assert torch.allclose(gradient[:, 1], weights)
+    assert not gradient[:, [0, 2, 3]].any()
 
 
 def test_fixing_names_what_was_left_open() -> None:

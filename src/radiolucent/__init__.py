@@ -21,10 +21,10 @@ _PUBLIC = {
     "Parcellation": "parcellation",
     "Preprocessing": "models",
     "Region": "targets",
-    "Select": "targets",
     "Volume": "volume",
     "by_region": "parcellation",
     "explain": "explanation",
+    "inject": "injection",
     "layers": "hooks",
     "load": "models",
     "predict": "explanation",
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from radiolucent.explanation import explain as explain
     from radiolucent.explanation import predict as predict
     from radiolucent.hooks import layers as layers
+    from radiolucent.injection import inject as inject
     from radiolucent.io import read as read
     from radiolucent.io import write as write
     from radiolucent.methods import METHODS as METHODS
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from radiolucent.targets import Logits as Logits
     from radiolucent.targets import Outputs as Outputs
     from radiolucent.targets import Region as Region
-    from radiolucent.targets import Select as Select
     from radiolucent.volume import Volume as Volume
 
 

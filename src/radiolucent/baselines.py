@@ -55,9 +55,16 @@ def baseline(name: str, x: Tensor) -> Tensor:
     """The reference for x (b, c, *grid) by name, same shape."""
     if name not in BASELINES:
         raise BadInput(f"a baseline among {', '.join(BASELINES)}", repr(name), "Choose one of them.")
+    if not x.is_floating_point():  # a mean, a blur and noise need fractions on their way
+        return BASELINES[name](x.float()).round().to(x.dtype)
     return BASELINES[name](x)
 
 
 def hide(x: Tensor, where: Tensor, reference: Tensor) -> Tensor:
-    """x with `reference` in the places that `where` marks: 1 hides all, 0 nothing, between blends."""
+    """x with `reference` in the places that `where` marks: 1 hides all, 0 nothing, between blends.
+
+    Whole numbers stay whole.
+    """
+    if not x.is_floating_point():
+        return hide(x.float(), where, reference.float()).round().to(x.dtype)
     return torch.lerp(x, reference, where.to(x.dtype))

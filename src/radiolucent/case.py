@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from radiolucent import io
 from radiolucent.errors import BadInput
-from radiolucent.explanation import Prediction, predict
+from radiolucent.explanation import Explanation, Prediction, predict
+from radiolucent.export import write_dicom
 from radiolucent.io.tables import Name, write_table
-from radiolucent.methods import describe
+from radiolucent.methods import describe, title
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
@@ -35,6 +37,8 @@ class Plan:
         reduce: how a segmentation target adds up its voxels (see Region).
         frame, nonfinite, colour: how images are read (see io.read).
         parcellation, names: label image and its table of names; None takes a segmentation's own labels.
+        series: the SeriesInstanceUID, where a scan's folder holds several DICOM series.
+        seg_percentile: for DICOM scans, where the outlined region begins among the positive relevance.
     """
 
     methods: tuple[Method, ...]
@@ -45,6 +49,8 @@ class Plan:
     colour: Literal["refuse", "grey", "channels"] = "refuse"
     parcellation: Path | None = None
     names: Path | None = None
+    series: str | None = None
+    seg_percentile: float = 99.0
 
 
 def explain_case(
@@ -60,11 +66,12 @@ def explain_case(
     """Write the case's folder, whole or not at all, and return its summary.
 
     The folder holds a subfolder per method (see Explanation.save), `segmentation.nii.gz` for a
-    segmentation model, `regions.csv` where there is a parcellation, `report.html` and `summary.json`.
+    segmentation model, `regions.csv` where there is a parcellation, `report.html` and `summary.json`. Where
+    the scan is DICOM, its maps are there as DICOM too, which carry the patient's data (see write_dicom).
     A method that fails is named in the summary with its reason; if all fail, so does the case.
     """
     start = time.perf_counter()
-    scan = io.read(image, frame=plan.frame, nonfinite=plan.nonfinite, colour=plan.colour)
+    scan = io.read(image, frame=plan.frame, nonfinite=plan.nonfinite, colour=plan.colour, series=plan.series)
     if card.channels is not None and len(scan.data) != card.channels:
         raise BadInput(
             f"{card.channels} channel(s), as {card.name} was trained on",
@@ -74,10 +81,12 @@ def explain_case(
     prediction = predict(model, scan, card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     failures: dict[str, str] = {}
-    say(f"explaining {image.name}: {', '.join(describe(m)['name'] for m in plan.methods)}")
-    explanations = prediction.explain(
-        plan.methods, targets, classes=card.classes, failed=lambda m, e: failures.update({describe(m)["name"]: str(e)})
-    )
+    say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
+
+    def failed(method: Method, error: BadInput) -> None:
+        failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
+
+    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
     segments = _is_segmentation(_output(prediction, card), card)
@@ -89,13 +98,12 @@ def explain_case(
             "Resample it to the scan's voxels first.",
         )
     with io.new_folder(folder, replace=overwrite) as new:
-        folders = _unique([describe(e.method)["name"] for e in explanations])
-        for name, explanation in zip(folders, explanations, strict=True):
-            explanation.save(new / name)
+        folders, left_out = _write_maps(new, image, explanations, plan)
         if segments:
             io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
-        if parcellation:
-            write_table(new / "regions.csv", region_rows(explanations, parcellation.on(scan.grid)))
+        rows = region_rows(explanations, parcellation.on(scan.grid)) if parcellation else []
+        if rows:
+            write_table(new / "regions.csv", rows)
         write_report(
             new / "report.html",
             scan,
@@ -104,8 +112,9 @@ def explain_case(
             subtitle=f"{card.name} ({card.task})",
             parcellation=parcellation,
             parcellation_name=parcellation_name,
+            regions=rows,
             outlines={name: i for i, name in enumerate(card.classes)} if segments and not plan.parcellation else None,
-            notes=[f"{method} failed: {reason}" for method, reason in failures.items()],
+            notes=[f"{method} failed: {reason}" for method, reason in failures.items()] + left_out,
             facts=_facts(card),
         )
         summary = {
@@ -118,11 +127,22 @@ def explain_case(
                 for name, e in zip(folders, explanations, strict=True)
             },
             "failed_methods": failures,
-            "notes": list(scan.notes),
+            "notes": [*scan.notes, *left_out],
             "seconds": round(time.perf_counter() - start, 2),
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], plan: Plan) -> tuple[list[str], list[str]]:
+    """A subfolder per method, with DICOM maps beside the NIfTI ones for a DICOM scan: their names, and what was left out."""
+    names, left_out = _folders([e.method for e in explanations]), []
+    for name, explanation in zip(names, explanations, strict=True):
+        explanation.save(folder / name)
+        if io.is_dicom(image):
+            reasons = write_dicom(explanation, folder / name, image, series=plan.series, percentile=plan.seg_percentile)
+            left_out += [f"{name}: {reason}" for reason in reasons]
+    return names, left_out
 
 
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
@@ -171,6 +191,9 @@ def _facts(card: Card) -> dict[str, str]:
     return {f"model {key}": str(card.about[key]) for key in wanted if key in card.about}
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """grad-cam, grad-cam-2, ... where a method occurs with several settings."""
+def _folders(methods: Sequence[Method]) -> list[str]:
+    """grad-cam; grad-cam-layer3, grad-cam-layer4 where a method looks at several layers; then numbers."""
+    names = [describe(m)["name"] for m in methods]
+    layers = [re.sub(r"[^\w.#+-]", "_", getattr(m, "layer", "")) for m in methods]
+    names = [f"{n}-{layer}" if layer and names.count(n) > 1 else n for n, layer in zip(names, layers, strict=True)]
     return [f"{name}-{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import coarsen, upsample
-from radiolucent.hooks import Layer, last_layer, look
-from radiolucent.methods import as_dict, at_layer, first_order, from_dict
+from radiolucent.hooks import Layer, look
+from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass
 from radiolucent.models.preprocessing import Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Select, part_of
@@ -137,71 +137,87 @@ class Prediction:
     ) -> list[Explanation]:
         """Several methods, several targets; all first-order methods share one forward pass.
 
-        A method that fails raises, or, where `failed` is given, is handed to it with its reason while
-        the others go on.
+        layer="full" stands for every layer with a grid, one explanation each. A method that fails, or whose
+        map of some target is zero or not finite, raises; where `failed` is given it is handed to it with the
+        reason, while the others, and its other targets, go on.
         """
         recipe = repr(targets)
         targets = targets.fix(self.output)
-        scores = tuple(targets(self.output).detach()[:, 0].tolist())
-        auto = _auto(methods, self.layers)
-        methods = [at_layer(m, auto) for m in methods]
-        shared = [m for m in methods if isinstance(m, FirstOrder)]
-        groups: list[list[Method]] = [list(shared)] if shared else []
-        groups += [[m] for m in methods if not isinstance(m, FirstOrder)]
+        names = targets.names(classes)
+        scores = targets(self.output).detach()[:, 0].tolist()
+        methods = [at for m in methods for at in at_layers(m, self.layers)]
+        shared = [i for i, m in enumerate(methods) if isinstance(m, FirstOrder)]
+        groups = [shared] if shared else []
+        groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]
         done: dict[int, Explanation] = {}
+        depth = {name: place for place, layer in enumerate(self.layers) for name in (layer.name, *layer.names)}
         common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
-            try:
-                made = self._run(group, targets)
-            except Exception as error:  # also what a guest or the memory may raise
-                if failed is None:
-                    raise
-                if len(group) > 1:  # one bad layer must not take the others along
-                    groups.extend([m] for m in group)
-                    continue
-                reason = f"{type(error).__name__}: {error}"
-                made = [error if isinstance(error, BadInput) else BadInput(f"a map from {group[0]}", reason, "Mend the model.")]
-            for method, result in zip(group, made, strict=True):
-                if isinstance(result, BadInput):
-                    if failed is None:
-                        raise result
-                    failed(method, result)
-                    continue
-                volumes, cost = result
-                names = targets.names(classes)
-                done[id(method)] = Explanation(volumes, names, scores, method, common | cost)
-        return [done[id(m)] for m in methods if id(m) in done]
+            maps, cost = self._run([methods[i] for i in group], targets, catch=failed is not None)
+            if len(group) > 1 and all(isinstance(m, BadInput) for m in maps):  # one may take the others along
+                groups.extend([i] for i in group)
+                continue
+            for i, relevance in zip(group, maps, strict=True):
+                volumes = self._placed(relevance, methods[i], names) if isinstance(relevance, Tensor) else [relevance]
+                for result in volumes:
+                    if isinstance(result, BadInput):
+                        if failed is None:
+                            raise result
+                        failed(methods[i], result)
+                kept = [t for t, volume in enumerate(volumes) if isinstance(volume, Volume)]
+                if kept and isinstance(relevance, Tensor):
+                    cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
+                    shape = {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
+                    where = getattr(methods[i], "layer", "")
+                    shape |= {"depth": depth[where]} if where in depth else {}
+                    done[i] = Explanation(
+                        tuple(v for v in volumes if isinstance(v, Volume)),
+                        tuple(names[t] for t in kept),
+                        tuple(scores[t] for t in kept),
+                        methods[i],
+                        common | cost | shape,
+                    )
+        return [done[i] for i in sorted(done)]
 
-    def _run(self, group: list[Method], targets: Target) -> list[tuple[tuple[Volume, ...], dict[str, Any]] | BadInput]:
+    def _run(self, group: list[Method], targets: Target, catch: bool) -> tuple[list[Tensor | BadInput], dict[str, Any]]:
+        """A group's maps, or the reason why there is none, and what they cost together."""
         x = self.x
         start = time.perf_counter()
-        if len(group) > 1 or isinstance(group[0], FirstOrder):
-            maps = first_order(self.model, x, targets, [m for m in group if isinstance(m, FirstOrder)])
-        else:
-            maps = [group[0](self.model, x, targets)]
+        maps: list[Tensor | BadInput]
+        try:
+            if isinstance(group[0], FirstOrder):
+                maps = shared_pass(self.model, x, targets, [m for m in group if isinstance(m, FirstOrder)])
+            else:
+                maps = [group[0](self.model, x, targets)]
+        except Exception as error:  # also what a guest or the memory may raise
+            if not catch:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            maps = [error if isinstance(error, BadInput) else BadInput(f"a map from {m}", reason, "Mend the model.") for m in group]
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
-        return [self._placed(m, method, cost) for m, method in zip(maps, group, strict=True)]
+        return maps, cost
 
-    def _placed(
-        self, relevance: Tensor, method: Method, cost: dict[str, Any]
-    ) -> tuple[tuple[Volume, ...], dict[str, Any]] | BadInput:
+    def _placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
         """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
         shape = tuple(self.image.data.shape[1:])
-        fine = upsample(relevance, shape)[:, 0].float().cpu().numpy()
-        volumes = tuple(self.image.like(row).on(self.scan.grid) for row in fine)
-        for t, volume in enumerate(volumes):
-            finite = bool(relevance[t].isfinite().all()) and bool(np.isfinite(volume.data).all())
+        placed: list[Volume | BadInput] = []
+        for row, name in zip(relevance, names, strict=True):
+            fine = upsample(row[None], shape)[0, 0].float().cpu().numpy()
+            volume = self.image.like(fine).on(self.scan.grid)
+            finite = bool(row.isfinite().all()) and bool(np.isfinite(volume.data).all())
             if finite and volume.data.any():
+                placed.append(volume)
                 continue
             zero = "A CAM is zero where all evidence speaks against the target: HiResCAM keeps its sign."
-            return BadInput(
-                f"a relevance map from {method}",
-                f"for target {t} one that is {'zero everywhere on the scan' if finite else 'NaN or infinite in places'}",
-                zero if finite else "Check the weights.",
+            placed.append(
+                BadInput(
+                    f"a relevance map from {method} for the target {name}",
+                    f"one that is {'zero everywhere on the scan' if finite else 'NaN or infinite in places'}",
+                    zero if finite else "Check the weights.",
+                )
             )
-        cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
-        return volumes, cost | {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
+        return placed
 
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Preprocessing | None = None) -> Prediction:
@@ -254,12 +270,6 @@ def explain(
     """
     chosen = targets if output is None else Select(output, targets)
     return predict(model, scan, preprocessing).explain([method], chosen, classes=classes)[0]
-
-
-def _auto(methods: Sequence[Method], layers: Sequence[Layer]) -> str:
-    """The layer that "auto" stands for; looked up only where a method asks for it."""
-    asks = any(at_layer(m, "") != m for m in methods)
-    return last_layer(layers) if asks else ""
 
 
 def _tensor(model: nn.Module, image: Volume) -> Tensor:

@@ -95,6 +95,29 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """S = f_k(x) with k the class that the unperturbed model ranks highest, for each batch item its own.
+
+    Output (b, classes). `classes` holds k for each item once the target is fixed.
+    """
+
+    classes: tuple[int, ...] = ()
+
+    def __call__(self, output: Any) -> Tensor:
+        if not self.classes:
+            raise BadInput("a class for each item, fixed before the explanation starts", "none yet", "Call targets.fix(model(x)).")
+        output = _vector(output, self.classes, repr(self))
+        return output.gather(1, torch.tensor(self.classes, device=output.device)[:, None]).T
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        same = len(set(self.classes)) == 1
+        return (_called(self.classes[0], classes, "logit") if same else "predicted class",)
+
+    def fix(self, output: Any) -> Self:
+        return type(self)(tuple(_vector(output, (), repr(self)).argmax(1).tolist()))
+
+
+@dataclass(frozen=True)
 class Contrast:
     """S = f_yes(x) - f_no(x): why this class rather than that one."""
 
@@ -208,10 +231,7 @@ class Region:
                 f"{self!r}, which has none yet",
                 "Call `targets = targets.fix(model(x))` first; explain() does.",
             )
-        # A sum over a volume leaves the range of half precision.
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        weights = self._weights(self.mask, logits)
-        return torch.stack([(logits[:, l] * w).flatten(1).sum(1, dtype=dtype) for l, w in zip(self.labels, weights, strict=True)])
+        return _WeightedSums.apply(logits, self.labels, self._weights(self.mask, logits))
 
     def _weights(self, mask: Tensor, logits: Tensor) -> list[Tensor]:
         """For each label its weights (b or 1, *grid), after checking that the mask fits the output."""
@@ -260,6 +280,30 @@ class Region:
                 "The model predicts no such voxel here: leave the label out, or give a mask.",
             )
         return type(self)(*self.labels, mask=mask, reduce=self.reduce)
+
+
+class _WeightedSums(torch.autograd.Function):
+    """S[t, i] = sum_v w_t[i, v] f[i, l_t, v]; backward writes only the channels of targets whose gradient is asked for.
+
+    Written out because autograd would fill and add up all channels of all targets for each one of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: tuple[int, ...], weights: list[Tensor]) -> Tensor:
+        ctx.save_for_backward(*weights)
+        ctx.labels, ctx.like = labels, (logits.shape, logits.dtype, logits.device)
+        dtype = torch.promote_types(logits.dtype, torch.float32)  # a sum over a volume leaves the range of half precision
+        return torch.stack([(logits[:, l] * w).flatten(1).sum(1, dtype=dtype) for l, w in zip(labels, weights, strict=True)])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        shape, dtype, device = ctx.like
+        result = torch.zeros(shape, dtype=dtype, device=device)
+        for row, label, weights in zip(gradient, ctx.labels, ctx.saved_tensors, strict=True):
+            if row.any():
+                result[:, label] += (row.reshape(-1, *[1] * (len(shape) - 2)) * weights).to(dtype)
+        return result, None, None
 
 
 def part_of(output: Any, key: str | int) -> Any:

@@ -4,17 +4,25 @@ Everything here is a context manager, and leaves the model as it was found, also
 """
 
 from radiolucent.hooks.attention import attending, flowing
-from radiolucent.hooks.guest import evaluating
-from radiolucent.hooks.layers import Layer, last_layer, layers, look, tensors_in
-from radiolucent.hooks.rewriting import rewriting
+from radiolucent.hooks.guest import evaluating, out_of_memory
+from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look, tensors_in
+from radiolucent.hooks.replay import Replay, replaying
+from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
+from radiolucent.hooks.sharing import OneInput, Sharing
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
 from radiolucent.hooks.tokens import Form, form_of
 
 __all__ = [
     "INPUT",
+    "Call",
     "Form",
     "Layer",
+    "OneInput",
+    "Replay",
+    "Rule",
+    "Sharing",
     "Taps",
+    "all_layers",
     "attending",
     "editing",
     "evaluating",
@@ -23,6 +31,9 @@ __all__ = [
     "last_layer",
     "layers",
     "look",
+    "out_of_memory",
+    "relus",
+    "replaying",
     "rewriting",
     "tap",
     "tensors_in",

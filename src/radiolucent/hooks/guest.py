@@ -80,3 +80,9 @@ def _eager(model: nn.Module) -> AbstractContextManager[Any]:
     """Compiled parts run as written while inside: compiled code calls no hooks."""
     compiled = any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) for m in model.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch's own error on an accelerator; on the processor it is a RuntimeError that only its text tells apart."""
+    signs = ("DefaultCPUAllocator", "not enough memory", "out of memory", "bad_alloc")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in signs)

@@ -43,6 +43,11 @@ class Layer:
         """The grid of a spatial layer, else ()."""
         return () if self.form is None else self.form.cells
 
+    @property
+    def names(self) -> list[str]:
+        """The layer's name, or name#0, name#1, ... where it runs several times."""
+        return [self.name] if self.runs == 1 else [f"{self.name}#{run}" for run in range(self.runs)]
+
 
 @contextmanager
 def _recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, Any]]]:
@@ -120,13 +125,24 @@ def last_layer(found: Sequence[Layer]) -> str:
     if spatial and spatial[-1].form and spatial[-1].form.extra:
         spatial = [layer for layer in spatial if layer.precedes_attention] or spatial
     if not spatial:
-        raise BadInput(
-            "a layer whose output has spatial axes",
-            f"only others: {some([layer.name for layer in found])}" if found else "a model whose layers do not report their calls",
-            "Choose a method that works on the input, for example SmoothGrad or IntegratedGradients.",
-        )
-    last = spatial[-1]
-    return last.name if last.runs == 1 else f"{last.name}#{last.runs - 1}"
+        raise _no_grid(found)
+    return spatial[-1].names[-1]
+
+
+def all_layers(found: Sequence[Layer]) -> list[str]:
+    """What layer="full" means: every layer with a spatial grid, and every run of one that runs several times."""
+    spatial = [name for layer in found if layer.is_spatial for name in layer.names]
+    if not spatial:
+        raise _no_grid(found)
+    return spatial
+
+
+def _no_grid(found: Sequence[Layer]) -> BadInput:
+    return BadInput(
+        "a layer whose output has spatial axes",
+        f"only others: {some([layer.name for layer in found])}" if found else "a model whose layers do not report their calls",
+        "Choose a method that works on the input, for example SmoothGrad or IntegratedGradients.",
+    )
 
 
 def some(names: Sequence[str]) -> str:

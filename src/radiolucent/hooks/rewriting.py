@@ -1,54 +1,125 @@
-"""Changing a rule of the backward pass wherever a network uses a function, in whatever form."""
+"""Changing what a function does, or its backward pass, wherever a network uses it, in whatever form."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from inspect import signature
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_aten = torch.ops.aten  # what exported graphs are made of
-_RELUS_6 = {F.relu6, _aten.relu6.default}
-_HARDTANHS = {F.hardtanh, F.hardtanh_, _aten.hardtanh.default, _aten.hardtanh_.default}
-_RELUS_IN_PLACE = {torch.relu_, Tensor.relu_, _aten.relu_.default, F.hardtanh_, _aten.hardtanh_.default}
-_RELUS = {F.relu, torch.relu, Tensor.relu, torch.relu_, Tensor.relu_, _aten.relu.default, _aten.relu_.default}
+from radiolucent.hooks.layers import tensors_in
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a torch function.
+
+    `name` is the same for a module, a function, a tensor method, their in-place forms and the operation of
+    an exported graph: nn.ReLU, F.relu, torch.relu, Tensor.relu_ and aten.relu.default are all "relu".
+    """
+
+    function: Any
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+    @cached_property
+    def name(self) -> str:
+        name = _written(self.function)
+        # A property (x.T) arrives as the call of its getter.
+        return (self.function.__self__.__name__ if name == "__get__" else name).strip("_")
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What was given, by name; the first is always "input"."""
+        return dict(zip(_parameters(self.function, self.name), self.args, strict=False)) | dict(self.kwargs)
+
+    @property
+    def in_place(self) -> bool:
+        name = _written(self.function)
+        return (name.endswith("_") and not name.endswith("__")) or bool(self.arguments.get("inplace", False))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that were given, in lists and tuples too."""
+        return list(tensors_in([self.args, self.kwargs]))
+
+    def as_written(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+    def run(self, **changes: Any) -> Any:
+        """The result with some arguments changed; nothing is overwritten, also if it was written in place."""
+        if self.in_place:
+            changes["input"] = changes.get("input", self.arguments["input"]).clone()
+        names = _parameters(self.function, self.name)[: len(self.args)]
+        args = [changes.pop(name, value) for name, value in zip(names, self.args, strict=True)]
+        return self.function(*args, **{**self.kwargs, **changes})
+
+
+Rule = Callable[[Call], Tensor | None]
+"""Gives a call's result, out of place; or None to let it run as written."""
 
 
 class rewriting(TorchFunctionMode):  # noqa: N801  # a context manager, named like the others here
-    """While inside, every ReLU and ReLU6 runs as `rule(x, ceiling)`, whatever form it is written in.
+    """While inside, each call of a function that `rules` names gives what its rule says.
 
-    Modules, functions, tensor methods and exported graphs, in place or not; F.hardtanh from 0 too, as
-    nn.ReLU6 is one. `rule` is a differentiable function of the input and its upper limit (inf for ReLU);
-    `count` says how many were met.
+    Modules, functions, tensor methods and exported graphs are seen alike; the result of an in-place form is
+    written where it belongs. All other calls run through `otherwise`, where that is given. `met` counts the
+    calls that a rule answered, by name. Of nested functions only the outermost is seen.
     """
 
-    def __init__(self, rule: Callable[[Tensor, float], Tensor]) -> None:
+    def __init__(self, rules: Mapping[str, Rule], otherwise: Callable[[Call], Any] = Call.as_written) -> None:
         super().__init__()
-        self.rule = rule
-        self.count = 0
+        self.rules = rules
+        self.otherwise = otherwise
+        self.met: Counter[str] = Counter()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        relu = _as_relu(func, args, kwargs)
-        if relu is None:
-            return func(*args, **kwargs)
-        self.count += 1
-        x, ceiling, in_place = relu
-        result = self.rule(x, ceiling)
-        return x.copy_(result) if in_place else result
+        call = Call(func, args, kwargs or {})
+        if call.name not in self.rules:
+            return self.otherwise(call)
+        result = self.rules[call.name](call)
+        if result is None:
+            return call.as_written()
+        self.met[call.name] += 1
+        return call.arguments["input"].copy_(result) if call.in_place else result
 
 
-def _as_relu(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Tensor, float, bool] | None:
-    """(input, upper limit, in place?) if the call is a ReLU in any form."""
-    if func not in _RELUS | _RELUS_6 | _HARDTANHS:
-        return None
-    order = ("input", "min_val", "max_val", "inplace") if func in _HARDTANHS else ("input", "inplace")
-    bound = dict(zip(order, args, strict=False)) | dict(kwargs)
-    if func in _HARDTANHS and bound.get("min_val", -1.0) != 0:
-        return None
-    limit = bound.get("max_val", 1.0) if func in _HARDTANHS else 6.0 if func in _RELUS_6 else float("inf")
-    in_place = func in _RELUS_IN_PLACE or bound.get("inplace", False)
-    return bound["input"] if "input" in bound else bound["self"], float(limit), in_place
+def relus(rule: Callable[[Tensor, float], Tensor]) -> dict[str, Rule]:
+    """The rules by which every ReLU and ReLU6 runs as `rule(x, ceiling)`; the ceiling of a ReLU is inf.
+
+    F.hardtanh from 0 is one of them, as nn.ReLU6 is made of it; another hardtanh runs as written.
+    """
+
+    def hardtanh(call: Call) -> Tensor | None:
+        given = call.arguments
+        return rule(given["input"], float(given.get("max_val", 1.0))) if given.get("min_val", -1.0) == 0 else None
+
+    return {
+        "relu": lambda call: rule(call.arguments["input"], float("inf")),
+        "relu6": lambda call: rule(call.arguments["input"], 6.0),
+        "hardtanh": hardtanh,
+    }
+
+
+def _written(function: Any) -> str:
+    """The function's own name; another library's operation keeps its library's name."""
+    if isinstance(function, torch._ops.OpOverload):
+        return function._schema.name.removeprefix("aten::")
+    return getattr(function, "__name__", "")
+
+
+@lru_cache(maxsize=512)
+def _parameters(function: Any, name: str) -> tuple[str, ...]:
+    """The names of the parameters, in order."""
+    if isinstance(function, FunctionType):
+        return tuple(signature(function).parameters)
+    if not isinstance(function, torch._ops.OpOverload):  # a built-in one has no signature, its operation has
+        packet = getattr(torch.ops.aten, name)
+        function = getattr(packet, packet.overloads()[0])
+    return tuple("input" if a.name == "self" else a.name for a in function._schema.arguments)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
+from radiolucent.hooks.guest import out_of_memory
 from radiolucent.hooks.layers import layers, some, tensors_in
 
 INPUT = ""
@@ -68,17 +69,12 @@ class Taps:
             tensor.requires_grad_(False)
 
     def __getitem__(self, name: str) -> Tensor:
-        (layer, run), runs = _split(name), self._runs[name]
-        if runs > 1 and run is None:
-            names = ", ".join(f"{layer}#{i}" for i in range(runs))
-            raise BadInput(f"a layer that runs once for {layer!r}", f"{runs} runs in one forward", f"Name the run: {names}.")
-        if runs and run is not None and run >= runs:
-            raise BadInput(f"a run from {layer}#0 to {layer}#{runs - 1}", name, "Runs are counted from 0.")
+        _check_run(name, self._runs[name])
         if name not in self._kept:
             raise self._silent(name)
         kept, version = self._kept[name]
         if _version(kept) != version:
-            raise _overwritten(f"the output of layer {layer!r}")
+            raise _overwritten(f"the output of layer {_split(name)[0]!r}")
         return kept
 
     def _silent(self, name: str) -> BadInput:
@@ -123,9 +119,12 @@ _CANNOT_FOLLOW = {
 }
 
 
-def _in_words(error: RuntimeError) -> BadInput | None:
+def _in_words(error: RuntimeError | MemoryError) -> BadInput | None:
     """What torch says about a model that autograd cannot follow, in three parts."""
     text = str(error)
+    if out_of_memory(error):
+        expected, do = "memory for the model's forward and backward pass", "Choose a deeper layer, a smaller image or fewer items."
+        return BadInput(expected, text.split("\n")[0][:200] or type(error).__name__, do)
     if "leaf Variable that requires grad" in text:
         return _overwritten("the layer's output")
     cause = next((cause for sign, cause in _CANNOT_FOLLOW.items() if sign in text), None)
@@ -157,6 +156,16 @@ def _split(name: str) -> tuple[str, int | None]:
     return layer, int(run) if mark else None
 
 
+def _check_run(name: str, runs: int) -> None:
+    """Refuse a name that does not say which of several runs it means, or a run that there is not."""
+    layer, run = _split(name)
+    if runs > 1 and run is None:
+        names = ", ".join(f"{layer}#{i}" for i in range(runs))
+        raise BadInput(f"a layer that runs once for {layer!r}", f"{runs} runs in one forward", f"Name the run: {names}.")
+    if runs and run is not None and run >= runs:
+        raise BadInput(f"a run from {layer}#0 to {layer}#{runs - 1}", name, "Runs are counted from 0.")
+
+
 @contextmanager
 def tap(model: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
     """Keep the outputs of several layers during one forward, ready for gradients with respect to them.
@@ -186,7 +195,7 @@ def tap(model: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
             stack.callback(module.register_forward_hook(keep).remove)
         try:
             yield taps
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             words = _in_words(error)
             if words is None:
                 raise

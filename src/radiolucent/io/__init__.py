@@ -12,12 +12,15 @@ from typing import Literal
 import numpy as np
 
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.io import arrays, image, nifti
+from radiolucent.io import arrays, dicom, image, nifti
 from radiolucent.io.atomic import new_folder, put
+from radiolucent.io.dicom import Source as DicomSource
+from radiolucent.io.dicom import is_dicom, write_parametric_map, write_segmentation
+from radiolucent.io.kinds import kind_of
 from radiolucent.io.nifti import to_bytes as to_nifti
 from radiolucent.volume import Volume
 
-SUFFIXES = (*nifti.SUFFIXES, *arrays.SUFFIXES, *image.SUFFIXES)
+SUFFIXES = (*nifti.SUFFIXES, *arrays.SUFFIXES, *image.SUFFIXES, *dicom.SUFFIXES)
 
 
 def suffix(path: Path) -> str:
@@ -26,8 +29,11 @@ def suffix(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """The file's name without its suffix: a case's name."""
-    return path.name[: len(path.name) - len(suffix(path))]
+    """A case's name: the file's without its suffix, or the folder's (of a DICOM series)."""
+    if path.is_dir():
+        return path.resolve().name
+    known = suffix(path) if suffix(path) in SUFFIXES else ""  # 1.2.840.5 is a DICOM file's name, not one that ends in .5
+    return path.name[: len(path.name) - len(known)]
 
 
 def read(
@@ -36,15 +42,18 @@ def read(
     frame: int | Literal["channels"] | None = None,
     nonfinite: Literal["refuse", "zero"] = "refuse",
     colour: Literal["refuse", "grey", "channels"] = "refuse",
+    series: str | None = None,
 ) -> Volume:
     """An image as a float32 Volume on the grid of its file.
 
-    NIfTI (.nii, .nii.gz), FreeSurfer (.mgz, .mgh), arrays (.npy, .npz) and 2D images (PNG, JPEG, TIFF).
+    NIfTI (.nii, .nii.gz), FreeSurfer (.mgz, .mgh), arrays (.npy, .npz), 2D images (PNG, JPEG, TIFF), and
+    DICOM: the folder of a series, an Enhanced multi-frame file or a 2D image (any suffix or none).
 
     Args:
         frame: which image of a 4D file or of a stack, from 0; "channels" takes them all as channels.
         nonfinite: what happens to NaN and infinity: "refuse", or "zero" replaces them and notes how many.
         colour: what happens to a colour image: "refuse", "grey" (ITU-R 601 luma) or "channels".
+        series: the SeriesInstanceUID to take, where a folder holds several DICOM series.
 
     Raises:
         BadInput: the file is missing, damaged, or holds something else than an image.
@@ -54,7 +63,11 @@ def read(
             raise BadInput(f"one of {', '.join(known)}", repr(given), "Correct the option.")
     path = _existing(Path(path))
     kind = suffix(path)
-    if kind in nifti.SUFFIXES:
+    if dicom.is_dicom(path):
+        volume = dicom.read(path, frame, colour, series)
+    elif series is not None:
+        raise BadInput("a DICOM series, of which one is chosen by its UID", path.name, "Leave `series` out.")
+    elif kind in nifti.SUFFIXES:
         volume = nifti.read(path, frame)
     elif kind in arrays.SUFFIXES:
         volume = arrays.read(path, frame)
@@ -66,6 +79,8 @@ def read(
 def read_labels(path: str | Path) -> Volume:
     """A label image as an int32 Volume (1, *grid); values that are not whole numbers are refused."""
     path = _existing(Path(path))
+    if dicom.is_dicom(path):
+        raise BadInput("labels as NIfTI, an array or an image", f"DICOM at {path}", "Convert them, for example with dcmqi.")
     kind = suffix(path)
     reader = nifti.read if kind in nifti.SUFFIXES else arrays.read if kind in arrays.SUFFIXES else image.read
     volume = reader(path, None, labels=True)
@@ -95,13 +110,17 @@ def write(path: str | Path, volume: Volume) -> Path:
 
 def _existing(path: Path) -> Path:
     if path.is_dir():
-        raise BadInput("an image file", f"the folder {path}", "Name a file in it.")
+        return path
     if not path.is_file():
         raise BadInput(f"a file at {path}", "a device or pipe" if path.exists() else "nothing there", "Check the path.")
-    if suffix(path) not in SUFFIXES:
+    kind = suffix(path)
+    if kind not in SUFFIXES and not dicom.is_dicom(path):
         raise BadInput(f"a file that ends in one of {', '.join(SUFFIXES)}", path.name, "Convert it, for example with nibabel.")
     if path.stat().st_size == 0:
         raise BadInput(f"an image in {path.name}", "an empty file (0 bytes)", "Copy the file again.")
+    if kind in dicom.SUFFIXES and not dicom.is_dicom(path):
+        with path.open("rb") as file:
+            raise BadInput(f"DICOM data in {path.name}", kind_of(file.read(512)), "Is it another kind of file, or damaged?")
     return path
 
 
@@ -124,4 +143,7 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
     return Volume(data, volume.affine, volume.has_world, (*volume.notes, *notes))
 
 
-__all__ = ["SUFFIXES", "new_folder", "put", "read", "read_labels", "stem", "suffix", "to_nifti", "write"]
+__all__ = [
+    "SUFFIXES", "DicomSource", "is_dicom", "new_folder", "put", "read", "read_labels", "stem", "suffix", "to_nifti", "write",
+    "write_parametric_map", "write_segmentation",
+]  # fmt: skip

@@ -77,6 +77,11 @@ def _pixels(path: Path, page: Image.Image, colour: str, labels: bool, deep: bool
         return np.asarray(page, np.float32)[None], ()
     if deep:
         raise BadInput(f"8 bits per colour in {path.name}", "16 bits", "Save it as a grey image of 16 bits.")
+    return grey_or_colour(path.name, page, colour)
+
+
+def grey_or_colour(name: str, page: Image.Image, colour: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A colour picture as (channels, rows, columns), as `colour` says, and what was done to it."""
     rgb = np.asarray(page.convert("RGB"), np.float32)
     if colour == "channels":
         return rgb.transpose(2, 0, 1), ()
@@ -85,7 +90,7 @@ def _pixels(path: Path, page: Image.Image, colour: str, labels: bool, deep: bool
     if colour == "grey":
         return np.asarray(page.convert("RGB").convert("L"), np.float32)[None], ("the colour image was converted to grey",)
     raise BadInput(
-        f"a grey image in {path.name}",
+        f"a grey image in {name}",
         f"a colour image (mode {page.mode})",
         "Choose --colour grey, or --colour channels for a model of three channels.",
     )

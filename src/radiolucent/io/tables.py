@@ -1,10 +1,11 @@
-"""Tables: label names in the formats that people have, and rows out as CSV."""
+"""Tables: label names in the formats that people have, and rows out as CSV, Parquet or Excel."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,16 +111,91 @@ def _dataset_json(path: Path, text: str) -> list[tuple[int, Name]]:
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Rows as CSV, whole or not at all; text that a spreadsheet would run as a formula is escaped."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Rows as .csv, .parquet or .xlsx by the name's suffix, whole or not at all.
+
+    In CSV and Excel, text that a spreadsheet would run as a formula is escaped. In Excel, NaN is an empty cell,
+    which its averages leave out.
+    """
+    return write_tables(path, {"table": rows})
+
+
+def write_tables(path: str | Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
+    """Named tables as the sheets of one .xlsx; in the other formats the first is `path`, each other one PATH_name."""
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in TABLES:
+        raise BadInput(f"a table's name that ends in {', '.join(TABLES)}", path.name, "Change the suffix.")
+    if kind == ".xlsx":
+        return put(path, _excel(tables))
+    for number, (name, rows) in enumerate(tables.items()):
+        content = _csv(rows) if kind == ".csv" else _parquet(rows)
+        put(path.with_stem(f"{path.stem}_{name}") if number else path, content)
+    return path
+
+
+TABLES = (".csv", ".parquet", ".xlsx")
+_MOST_ROWS = (1 << 20) - 1  # of a sheet, below its header
+
+
+def _columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    columns = _columns_of(rows)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_harmless(column) for column in columns)
-    writer.writerows([_harmless(row.get(column, "")) for column in columns] for row in rows)
-    return put(Path(path), buffer.getvalue().encode(errors="replace"))
+    writer.writerow(harmless(column) for column in columns)
+    writer.writerows([harmless(row.get(column, "")) for column in columns] for row in rows)
+    return buffer.getvalue().encode(errors="replace")
 
 
-def _harmless(value: Any) -> Any:
+def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Columns of one type each: text wherever a cell is text."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {}
+    for name in _columns_of(rows):
+        cells = [row.get(name) for row in rows]
+        if any(isinstance(cell, str) for cell in cells):
+            cells = [None if cell is None else str(cell).encode(errors="replace").decode() for cell in cells]
+        columns[name.encode(errors="replace").decode()] = pyarrow.array(cells)
+    buffer = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(columns), buffer)
+    return buffer.getvalue().to_pybytes()
+
+
+def _excel(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+    from openpyxl import Workbook
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.styles import Font
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+        return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]", "?", harmless(value)) if isinstance(value, str) else value
+
+    book = Workbook(write_only=True)
+    for name, rows in tables.items():
+        if len(rows) > _MOST_ROWS:
+            raise BadInput(f"at most {_MOST_ROWS} rows for Excel", f"{len(rows)}", "Write .parquet or .csv instead.")
+        sheet = book.create_sheet(name)
+        sheet.freeze_panes = "A2"
+        columns = _columns_of(rows)
+        header = [WriteOnlyCell(sheet, cell(column)) for column in columns]
+        for title in header:
+            title.font = Font(bold=True)
+        sheet.append(header)
+        for row in rows:
+            sheet.append([cell(row.get(column)) for column in columns])
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+def harmless(value: Any) -> Any:
+    """The value as a spreadsheet may see it: text that it would run as a formula gets a quote in front."""
     if not isinstance(value, str):
         return value
     text = value.replace("\r", " ").replace("\0", "")  # which would end a row, or a reader

@@ -10,12 +10,16 @@ from typing import Any
 
 from radiolucent.errors import BadInput
 from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, RespondCAM, SaliencyTubes
+from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
 from radiolucent.methods.expected import ExpectedGradients
-from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, first_order
-from radiolucent.methods.guided import GuidedBackprop
+from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, shared_pass
+from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.lrp import LRP
+from radiolucent.methods.occlusion import Occlusion
+from radiolucent.methods.rise import RISE
 from radiolucent.methods.rollout import AttentionRollout, GradientRollout
 from radiolucent.protocols import Method
 
@@ -26,6 +30,8 @@ METHODS: dict[str, type[Any]] = {
     "integrated-gradients": IntegratedGradients,
     "expected-gradients": ExpectedGradients,
     "guided-backprop": GuidedBackprop,
+    "deconvnet": DeconvNet,
+    "lrp": LRP,
     "grad-cam": GradCAM,
     "grad-cam++": GradCAMPlusPlus,
     "hires-cam": HiResCAM,
@@ -38,6 +44,10 @@ METHODS: dict[str, type[Any]] = {
     "gradient-rollout": GradientRollout,
     "guided-grad-cam": GuidedGradCAM,
     "times": Times,
+    "occlusion": Occlusion,
+    "rise": RISE,
+    "score-cam": ScoreCAM,
+    "ablation-cam": AblationCAM,
 }
 
 _NAMES = {kind: name for name, kind in METHODS.items()}
@@ -79,10 +89,10 @@ def from_dict(values: Mapping[str, Any]) -> Method:
         raise BadInput(f"all fields of {name}: {', '.join(known)}", str(error), "Give the missing ones.") from None
 
 
-def from_settings(names: Sequence[str], settings: Sequence[str], layer: str) -> tuple[Method, ...]:
+def from_settings(names: Sequence[str], settings: Sequence[str], layers: Sequence[str]) -> tuple[Method, ...]:
     """Methods by name, with settings such as "samples=10" (for each that has it) or "smooth-grad.samples=10".
 
-    `layer` replaces layer="auto"; a setting that fits none of the methods is an error.
+    Each of `layers` takes the place of layer="auto"; a setting that fits none of the methods is an error.
     """
     if len(set(names)) < len(names):
         raise BadInput("each method once", ", ".join(names), "Run twice for two settings of one method.")
@@ -97,7 +107,13 @@ def from_settings(names: Sequence[str], settings: Sequence[str], layer: str) -> 
             raise BadInput(f"a setting of {', '.join(values)}", setting, "See `radiolucent methods` for their settings.")
         for taker in takers:
             values[taker][name] = value
-    return tuple(at_layer(from_dict(v), layer) for v in values.values())
+    return tuple(dict.fromkeys(at_layer(from_dict(v), layer) for v in values.values() for layer in layers))
+
+
+def title(method: Method) -> str:
+    """A method's name and where it looks, for tables and legends: "grad-cam at layer4"."""
+    name, layer = _NAMES.get(type(method), type(method).__name__), getattr(method, "layer", "")
+    return f"{name} at {layer}" if layer else name
 
 
 def describe(method: Method | type[Any]) -> dict[str, str]:
@@ -118,20 +134,34 @@ def _typed(name: str, field: Any, value: Any) -> Any:
     """`value` as the field's type; a text (from the command line) is read as a number where one is meant."""
     if field.type == "Method":
         return from_dict(value if isinstance(value, Mapping) else {"method": value})
-    wanted: type | None = {"int": int, "float": float, "str": str}.get(field.type)
+    try:
+        return _read(field.type, value)
+    except (TypeError, ValueError, KeyError):
+        raise BadInput(f"{field.type} for the field {field.name} of {name}", repr(value), "Correct the value.") from None
+
+
+def _read(kind: str, value: Any) -> Any:
+    """`value` as a field annotated with `kind`; several numbers are a list, or a text such as "12,12,6"."""
+    if kind == "int | tuple[int, ...]":
+        parts = value.split(",") if isinstance(value, str) and "," in value else value
+        return tuple(_read("int", part) for part in parts) if isinstance(parts, (list, tuple)) else _read("int", parts)
+    if kind == "bool":
+        return value if isinstance(value, bool) else {"true": True, "false": False}[value]
+    wanted: type | None = {"int": int, "float": float, "str": str}.get(kind)
     if wanted is None or type(value) is wanted:
         return value
-    try:
-        if not isinstance(value, (bool, Mapping)) and not (wanted is int and isinstance(value, float)):
-            return wanted(value)
-    except (TypeError, ValueError):
-        pass
-    raise BadInput(f"{field.type} for the field {field.name} of {name}", repr(value), "Correct the value.")
+    if isinstance(value, (bool, Mapping)) or (wanted is int and isinstance(value, float)):
+        raise TypeError
+    return wanted(value)
 
 
 __all__ = [
+    "LRP",
     "METHODS",
+    "RISE",
+    "AblationCAM",
     "AttentionRollout",
+    "DeconvNet",
     "EigenCAM",
     "EigenGradCAM",
     "ExpectedGradients",
@@ -145,14 +175,19 @@ __all__ = [
     "InputXGradient",
     "IntegratedGradients",
     "LayerCAM",
+    "Occlusion",
     "RespondCAM",
     "SaliencyTubes",
+    "ScoreCAM",
     "SmoothGrad",
     "Times",
     "as_dict",
     "at_layer",
+    "at_layers",
     "describe",
     "first_order",
     "from_dict",
     "from_settings",
+    "shared_pass",
+    "title",
 ]

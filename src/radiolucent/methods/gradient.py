@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -11,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput
-from radiolucent.hooks import INPUT, Form, Taps, evaluating, form_of, last_layer, layers, tap
+from radiolucent.errors import BadInput, InputWarning
+from radiolucent.hooks import INPUT, Form, Layer, Taps, all_layers, evaluating, form_of, last_layer, layers, tap
 from radiolucent.protocols import FirstOrder, Target
 
 
@@ -87,12 +89,17 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
             check_scores(scores, len(x))
             check_differentiable(scores)
         rows: list[list[Tensor]] = [[] for _ in methods]
+        vanished = False
         for t in range(len(scores) if places else 0):
-            found = _maps(scores[t], places, forms, methods, retain_graph=t + 1 < len(scores))
+            found, too_small = _maps(scores[t], places, forms, methods, retain_graph=t + 1 < len(scores))
+            vanished = vanished or too_small
             for name in places.keys() - {m.layer for m, row in zip(methods, found, strict=True) if row is not None}:
                 unfit[name] = _no_path(name)
             for kept, row in zip(rows, found, strict=True):
                 kept.extend([] if row is None else [row])
+    if vanished:
+        warnings.warn("gradients vanish in float16: made again in float32, on a copy of the model", InputWarning, stacklevel=4)
+        return shared_pass(copy.deepcopy(model).float(), x.float() if x.is_floating_point() else x, targets, methods)
     return [unfit[m.layer] if m.layer in unfit else torch.stack(kept) for m, kept in zip(methods, rows, strict=True)]
 
 
@@ -112,8 +119,8 @@ def _places(
 
 def _maps(
     score: Tensor, places: Mapping[str, Tensor], forms: Mapping[str, Form], methods: Sequence[FirstOrder], retain_graph: bool
-) -> list[Tensor | None]:
-    """Each method's map for one target, None where no path leads from its layer to the score.
+) -> tuple[list[Tensor | None], bool]:
+    """Each method's map for one target, None where no path leads from its layer to the score; did float16 not suffice?
 
     Batch items do not mix in eval mode, so each has its own gradient. It is used in float32 at least.
     """
@@ -121,10 +128,11 @@ def _maps(
     maps: list[Tensor | None] = [None] * len(methods)
     # Gradients of a volume's voxels are below the range of float16: they travel enlarged, unless that is too much.
     for scale in (1024.0, 1.0) if half else (1.0,):
-        finite = True
+        finite, vanished = True, False
 
         def take(gradient: Tensor, name: str, scale: float = scale) -> None:
-            nonlocal finite
+            nonlocal finite, vanished
+            vanished = vanished or (half and not gradient.any())
             gradient = _wide(gradient) / scale if half else _wide(gradient)
             finite = finite and (not half or bool(torch.isfinite(gradient).all()))
             for i, method in enumerate(methods):
@@ -141,7 +149,7 @@ def _maps(
             )
         if finite:
             break
-    return maps
+    return maps, vanished
 
 
 def _no_path(name: str) -> BadInput:
@@ -170,16 +178,25 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def at_layer(method: Any, layer: str) -> Any:
-    """The method with each layer="auto" inside it replaced by `layer`."""
+def at_layer(method: Any, layer: str, of: str = "auto") -> Any:
+    """The method with each layer=`of` inside it replaced by `layer`."""
     changes: dict[str, Any] = {}
     for name in getattr(method, "__dataclass_fields__", {}):
         value = getattr(method, name)
-        if name == "layer" and value == "auto":
+        if name == "layer" and value == of:
             changes[name] = layer
         elif hasattr(value, "__dataclass_fields__"):
-            changes[name] = at_layer(value, layer)
+            changes[name] = at_layer(value, layer, of)
     return replace(method, **changes) if changes else method
+
+
+def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
+    """The method at the layers that ran: "auto" becomes the last with a grid, "full" one method for each of them."""
+    if at_layer(method, "") != method:
+        method = at_layer(method, last_layer(found))
+    if at_layer(method, "", "full") == method:
+        return [method]
+    return [at_layer(method, name, "full") for name in all_layers(found)]
 
 
 def spatial_form(model: nn.Module, name: str, output: Tensor, x: Tensor) -> Form:

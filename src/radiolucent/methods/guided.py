@@ -1,7 +1,8 @@
-"""Guided backpropagation: the gradient with a changed rule at every ReLU."""
+"""Guided backpropagation and DeconvNet: the gradient with a changed rule at every ReLU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
-from radiolucent.hooks import rewriting
+from radiolucent.hooks import relus, rewriting
 from radiolucent.methods.gradient import Gradient
 from radiolucent.protocols import Target
 
@@ -32,6 +33,18 @@ class _GuidedReLU(torch.autograd.Function):
         return passed if ctx.ceiling == float("inf") else passed * (result < ctx.ceiling), None
 
 
+class _DeconvReLU(torch.autograd.Function):
+    """Forward min(max(0, x), ceiling); backward the ReLU of the signal on its way down, whatever x was."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ceiling: float) -> Tensor:
+        return x.relu() if ceiling == float("inf") else x.clamp(0, ceiling)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].clamp(min=0), None
+
+
 @dataclass(frozen=True)
 class GuidedBackprop:
     """Gradient that keeps only positive signals at every ReLU (Springenberg et al., ICLR workshop 2015).
@@ -47,13 +60,35 @@ class GuidedBackprop:
     unit = "rectified gradient"
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        with rewriting(lambda x, ceiling: _GuidedReLU.apply(x, ceiling)) as rewrite:
-            relevance = Gradient()(model, x, targets)
-        if not rewrite.count:
-            kinds = {type(m).__name__ for m in model.modules() if "torch.nn.modules.activation" in type(m).__module__}
-            raise BadInput(
-                "a network with ReLU, whose backward rule this method changes",
-                f"none ran (activations: {', '.join(sorted(kinds)) or 'none'})",
-                "The result would be the plain gradient: use Gradient or SmoothGrad.",
-            )
-        return relevance
+        return _gradient_with(_GuidedReLU.apply, model, x, targets)
+
+
+@dataclass(frozen=True)
+class DeconvNet:
+    """Projection of a score back to the image by a network in reverse (Zeiler and Fergus, ECCV 2014, section 2.1).
+
+        r_in = [r_out > 0] r_out   at each ReLU,   R = the result at the input
+
+    Transposed convolutions, and unpooling to where each maximum was, are what a gradient does anyway: only the
+    ReLU differs. Signed, on the input's grid. In a network of convolutions and ReLUs the image has no say at all
+    in what is shown, and with max pooling only through the places of the maxima: a picture of the weights, not
+    evidence (Nie et al., ICML 2018). Which ReLUs are caught, and what is refused, is as in GuidedBackprop.
+    """
+
+    unit = "rectified gradient"
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        return _gradient_with(_DeconvReLU.apply, model, x, targets)
+
+
+def _gradient_with(rule: Callable[[Tensor, float], Tensor], model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+    with rewriting(relus(rule)) as rewrite:
+        relevance = Gradient()(model, x, targets)
+    if not rewrite.met:
+        kinds = {type(m).__name__ for m in model.modules() if "torch.nn.modules.activation" in type(m).__module__}
+        raise BadInput(
+            "a network with ReLU, whose backward rule this method changes",
+            f"none ran (activations: {', '.join(sorted(kinds)) or 'none'})",
+            "The result would be the plain gradient: use Gradient or SmoothGrad.",
+        )
+    return relevance

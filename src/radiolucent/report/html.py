@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation
-from radiolucent.methods import describe
+from radiolucent.methods import describe, title
 from radiolucent.parcellation import Parcellation, by_region
 from radiolucent.report import figures
 from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
@@ -40,6 +40,7 @@ def write_report(
     subtitle: str = "",
     parcellation: Parcellation | None = None,
     parcellation_name: str = "parcellation",
+    regions: Sequence[Mapping[str, Any]] | None = None,
     outlines: Mapping[str, int] | None = None,
     notes: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
@@ -52,6 +53,7 @@ def write_report(
         explanations: one or more, of this scan.
         title: the case's name; `subtitle` goes below it.
         parcellation: regions to show and to add up over; on any grid, `parcellation_name` says what it is.
+        regions: rows of `region_rows`, where they are known already.
         outlines: target name -> label of the parcellation whose outline is drawn in that target's pictures.
         notes: remarks to put on top; those of the scan are added.
         facts: further name -> value lines below the scores.
@@ -61,6 +63,8 @@ def write_report(
     for explanation in explanations:
         scan.like(explanation.relevance[0].data[:1])
     parcellation = parcellation.on(scan.grid) if parcellation else None
+    if regions is None:
+        regions = region_rows(explanations, parcellation) if parcellation else []
     most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in explanations))
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
@@ -87,8 +91,8 @@ def write_report(
             scores=list(dict.fromkeys(pair for e in explanations for pair in zip(e.targets, e.scores, strict=True))),
             facts=list((facts or {}).items()),
             cards=cards,
-            methods=[{**describe(e.method), "repr": repr(e.method)} for e in explanations],
-            regions=region_rows(explanations, parcellation) if parcellation else [],
+            methods=[{**describe(e.method), "repr": ", ".join(settings)} for e, settings in _kinds(explanations)],
+            regions=regions,
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,
             has_outline=bool(outlines),
@@ -116,7 +120,7 @@ def write_report(
 def region_rows(explanations: Sequence[Explanation], parcellation: Parcellation) -> list[dict[str, Any]]:
     """One row per method, target and region."""
     return [
-        {"method": describe(e.method)["name"], "target": target, **row}
+        {"method": title(e.method), "target": target, **row}
         for e in explanations
         for target, relevance in zip(e.targets, e.relevance, strict=True)
         for row in by_region(relevance, parcellation)
@@ -153,7 +157,7 @@ def _page_affine(on: Volume) -> np.ndarray[Any, Any]:
 def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, str]:
     unit = explanation.method.unit
     card = {
-        "method": describe(explanation.method)["name"],
+        "method": title(explanation.method),
         "target": target,
         "slices": figures.data_uri(figures.slices(shown, drawn, unit, outline)),
         "profiles": figures.data_uri(figures.profiles(shown, for_display(relevance))),
@@ -167,7 +171,7 @@ def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explana
 def _map(shown: Volume, drawn: Picture, explanation: Explanation, target: str) -> dict[str, Any]:
     peak = np.array([*drawn.peak, 0, 0][:3])
     return {
-        "name": f"{describe(explanation.method)['name']}: {target}",
+        "name": f"{title(explanation.method)}: {target}",
         "image": _packed(shown, (drawn.value * 127).round().astype(np.int8)),
         "scale": f"{drawn.scale:.2g}",
         "signed": drawn.signed,
@@ -206,6 +210,14 @@ def _labels(parcellation: Parcellation | None, shown: Volume, labels: Any) -> di
     return {"image": _packed(shown, dense.astype(kind)), "table": table}
 
 
+def _kinds(explanations: Sequence[Explanation]) -> list[tuple[Explanation, list[str]]]:
+    """One explanation of each kind of method, with the settings that occur."""
+    kinds: dict[type, tuple[Explanation, list[str]]] = {}
+    for e in explanations:
+        kinds.setdefault(type(e.method), (e, []))[1].append(repr(e.method))
+    return list(kinds.values())
+
+
 def _provenance(explanations: Sequence[Explanation]) -> list[tuple[str, str]]:
     """What all share once; what differs by method behind the method's name."""
     own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods")
@@ -213,5 +225,5 @@ def _provenance(explanations: Sequence[Explanation]) -> list[tuple[str, str]]:
     rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
     for e in explanations:
         values = ", ".join(f"{k} {json.dumps(e.provenance[k])}" for k in own if k in e.provenance)
-        rows.append((describe(e.method)["name"], values))
+        rows.append((title(e.method), values))
     return rows

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from radiolucent.cli.measure import measure, metrics
+from radiolucent.cli.terminal import progress, reason, table
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See through medical-imaging models."
@@ -32,12 +32,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 
 @app.command()
 def explain(
-    images: Annotated[list[Path], typer.Argument(help="Scans: NIfTI, MGZ, NPY, PNG, JPEG or TIFF.")],
+    images: Annotated[list[Path], typer.Argument(help="Scans: NIfTI, MGZ, NPY, PNG, JPEG, TIFF, or DICOM (a series' folder).")],
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the results, one subfolder per scan.")],
     method: Annotated[list[str], typer.Option(help="Method, may be repeated; see `radiolucent methods`.")] = ["grad-cam"],  # noqa: B006
     target: Annotated[list[str], typer.Option(help="Class name or number, may be repeated; default: what is predicted.")] = [],  # noqa: B006
-    layer: Annotated[str | None, typer.Option(help="Layer for layer-wise methods, or auto; default: the card's.")] = None,
+    layer: Annotated[
+        list[str], typer.Option(help="Layer for layer-wise methods, may be repeated; auto, or full for all with a grid.")
+    ] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", help="Setting of a method: samples=10 or smooth-grad.samples=10.")] = [],  # noqa: B006
     weights: Weights = None,
     task: Annotated[Task | None, typer.Option(help="What the model does, where no card says it.")] = None,
@@ -48,11 +50,18 @@ def explain(
     frame: Annotated[str | None, typer.Option(help="Which image of a 4D file, or channels.")] = None,
     nonfinite: Annotated[NonFinite, typer.Option(help="What happens to NaN and infinite voxels.")] = "refuse",
     colour: Annotated[Colour, typer.Option(help="What happens to colour images.")] = "refuse",
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several DICOM series.")] = None,
+    seg_percentile: Annotated[
+        float, typer.Option(min=0, max=100, help="DICOM: outline the relevance from this percentile of the positive voxels.")
+    ] = 99.0,
     trust_model: Trust = False,
     overwrite: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report."""
+    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report.
+
+    Of a DICOM scan there are DICOM maps too; these carry the patient's data, as their source does.
+    """
     from radiolucent.case import Plan, explain_case
     from radiolucent.errors import BadInput
     from radiolucent.methods import from_settings
@@ -63,7 +72,7 @@ def explain(
         card = replace(card, output=int(part) if part.isdecimal() else part)
     card = replace(card, task=task or card.task)
     plan = Plan(
-        from_settings(method, set_, layer or card.layer),
+        from_settings(method, set_, layer or [card.layer]),
         tuple(target),
         reduce,
         _frame(frame),
@@ -71,6 +80,8 @@ def explain(
         colour,
         parcellation,
         names,
+        series,
+        seg_percentile,
     )
     for wanted in target:
         card.index(wanted)
@@ -79,14 +90,14 @@ def explain(
     inputs = [*images, *(Path(p) for p in (model, weights, parcellation, names) if p)]
     cases = _cases(images, out, overwrite, inputs)
     done: list[dict[str, Any]] = []
-    with _progress(len(cases), as_json) as (say, step):
+    with progress(len(cases), as_json) as (say, step):
         for image, folder in cases:
             try:
                 summary = explain_case(image, folder, network, card, plan, overwrite=overwrite, say=say)
                 done.append({"status": "done", **summary})
             except Exception as error:  # one case must not take the others along
-                done.append({"case": folder.name, "status": "failed", "reason": _reason(error)})
-                say(f"{image.name} failed: {_reason(error)}")
+                done.append({"case": folder.name, "status": "failed", "reason": reason(error)})
+                say(f"{image.name} failed: {reason(error)}")
             step()
     _finish(done, as_json)
 
@@ -122,7 +133,7 @@ def layers(
         rows = [{"layer": x.name, "kind": x.kind, "shape": list(x.shape), "runs": x.runs, "spatial": x.is_spatial} for x in found]
         print(json.dumps({"auto": auto, "layers": rows}, indent=1))
         return
-    _table(
+    table(
         ["layer", "kind", "channels x grid", ""],
         [
             [x.name, x.kind, " x ".join(map(str, x.shape)), "auto" if x.name == auto else "" if x.is_spatial else "no grid"]
@@ -160,7 +171,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="Show one method who
             [key, describe(kind)["summary"], ", ".join(f"{k}={v}" for k, v in settings(kind).items())]
             for key, kind in METHODS.items()
         ]
-        _table(["method", "what it is", "settings (--set)"], rows)
+        table(["method", "what it is", "settings (--set)"], rows)
 
 
 @app.command()
@@ -170,9 +181,13 @@ def demo(
     """Segment the hippocampus in a real brain scan and show where the model looked. Needs no network."""
     from radiolucent.demo import run
 
-    with _progress(1, as_json) as (say, _):
+    with progress(1, as_json) as (say, _):
         summary = run(out, say)
     _finish([{"status": "done", **summary}], as_json)
+
+
+app.command()(measure)
+app.command()(metrics)
 
 
 @app.callback(invoke_without_command=True)
@@ -214,6 +229,8 @@ def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -
         folder = out / io.stem(image)
         if not io.stem(image):
             raise BadInput("a scan with a name before its suffix", image.name, "Rename it.")
+        if image.is_dir() and out.resolve().is_relative_to(image.resolve()):  # the next reading would find our maps in it
+            raise BadInput("an output folder outside the series", str(out), "Choose another --out.")
         if any(path.resolve().is_relative_to(folder.resolve()) for path in inputs):
             raise BadInput("results apart from what they are made of", f"{folder} holds an input", "Choose another --out.")
         if folder.exists() and not overwrite:
@@ -228,31 +245,6 @@ def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -
     except OSError as error:
         raise BadInput("a folder that can be written to", f"{out}: {error}", "Choose another --out.") from None
     return [(image, out / io.stem(image)) for image in images]
-
-
-@contextmanager
-def _progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from radiolucent.errors import InputWarning
-
-    console = Console(stderr=True, highlight=False)
-    bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
-    task = bar.add_task("", total=cases)
-
-    def say(text: str) -> None:
-        bar.update(task, description=text[:60])
-        console.print(text, markup=False, soft_wrap=True)
-
-    def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
-        say(f"note: {message}") if issubclass(category, InputWarning) else usual(message, category, *rest, **named)
-
-    with warnings.catch_warnings(), bar:
-        usual, warnings.showwarning = warnings.showwarning, show
-        warnings.simplefilter("always", InputWarning)
-        yield say, lambda: bar.advance(task)
 
 
 def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
@@ -270,27 +262,6 @@ def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
             print(f"{sum(d['status'] == 'done' for d in done)} of {len(done)} cases done")
     if failed:
         raise typer.Exit(3)
-
-
-def _reason(error: Exception) -> str:
-    """An error of ours speaks for itself; another one needs its type to be understood."""
-    return str(error) if type(error).__name__ == "BadInput" else f"{type(error).__name__}: {error}"
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        for row in rows:
-            print("\t".join(row).rstrip())
-        return
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
-    console.print(table)
 
 
 def main() -> None:

@@ -1,0 +1,112 @@
+"""`radiolucent measure` and `radiolucent metrics`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from radiolucent.cli.terminal import progress, reason, table
+
+Part = Literal["positive", "absolute"]
+_MOST_LINES = 200
+
+
+def measure(
+    maps: Annotated[
+        list[Path], typer.Argument(help="Maps: NIfTI files, or folders that `radiolucent explain` or an injected model wrote.")
+    ],
+    mask: Annotated[
+        list[Path], typer.Option(help="One label image for all maps, or several or a folder: found by the case's name.")
+    ],
+    out: Annotated[Path, typer.Option(help="Table to write: .xlsx, .csv or .parquet.")],
+    label: Annotated[list[str], typer.Option(help="Labels to measure: 1,2 or names; default: all in the mask.")] = [],  # noqa: B006
+    names: Annotated[Path | None, typer.Option(help="Names of the labels: TSV, CSV, FreeSurfer table, dataset.json.")] = None,
+    metric: Annotated[list[str], typer.Option(help="Metric, may be repeated; see `radiolucent metrics`. Default: all.")] = [],  # noqa: B006
+    threshold: Annotated[
+        list[str], typer.Option(help="otsu, 0.5 (of the map's range), p95 or r0.02 (relevance); may be repeated.")
+    ] = [  # noqa: B006
+        "otsu"
+    ],
+    part: Annotated[
+        Part, typer.Option(help="What counts in a signed map: evidence for the target, or for and against.")
+    ] = "positive",
+    resample: Annotated[bool, typer.Option(help="Bring masks on another grid onto the map's (nearest neighbour).")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace tables that are there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Score maps against masks: a table per case, means with 95 % bootstrap intervals, a plot over the layers."""
+    from radiolucent import evaluation
+    from radiolucent.errors import BadInput
+    from radiolucent.io.tables import TABLES, read_names
+    from radiolucent.metrics import from_text
+
+    named = {value: name.name for value, name in read_names(names).items()} if names else None
+    chosen = [from_text(text) for text in evaluation.with_thresholds(metric, threshold)]
+    labels = evaluation.labels_of(label, named)
+    found = evaluation.find_maps(maps)
+    masks = evaluation.pair([m.case for m in found], mask)
+    if out.suffix.lower() not in TABLES or not out.resolve().parent.is_dir():
+        raise BadInput(f"a table to write that ends in {', '.join(TABLES)}, in a folder that exists", str(out), "Correct --out.")
+    if out.exists() and not overwrite:
+        raise BadInput("no table yet", str(out), "Choose another --out, or pass --overwrite.")
+    with progress(len(set(masks)), as_json) as (say, step):
+        scores, failed = evaluation.evaluate(
+            found, masks, say=say, step=step, metrics=chosen, labels=labels, names=named, part=part, resample=resample
+        )
+        for case, error in failed.items():
+            say(f"{case} failed: {reason(error)}")
+    files = scores.write(out) if scores.rows() else []
+    means = scores.means()
+    if as_json:
+        cases = [
+            {"case": c, "status": "failed", "reason": reason(failed[c])} if c in failed else {"case": c, "status": "done"}
+            for c in masks
+        ]
+        print(json.dumps({"cases": cases, "files": [str(f) for f in files], "means": [_plain(row) for row in means]}, indent=1))
+    else:
+        _print(means, files)
+        print(f"{len(masks) - len(failed)} of {len(masks)} cases measured")
+    if failed:
+        raise typer.Exit(3)
+
+
+def metrics(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False) -> None:
+    """List the metrics: what each one is, and which direction is better."""
+    from radiolucent.metrics import METRICS, describe, label_of
+
+    rows = [{"metric": label_of(kind()), **describe(kind)} for kind in METRICS.values()]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        table(["metric", "direction", "what it is"], [[row["metric"], row["direction"], row["summary"]] for row in rows])
+
+
+def _print(means: Sequence[dict[str, Any]], files: Sequence[Path]) -> None:
+    """The columns in which rows differ, and the numbers."""
+    from radiolucent.scores import GROUP
+
+    varies = {column for column in GROUP if len({row[column] for row in means}) > 1}
+    columns = [c for c in GROUP if c == "metric" or (c in varies and c != "label")]
+    lines = [[*(str(row[c]) for c in columns), *_numbers(row)] for row in means[:_MOST_LINES]]
+    table([*columns, "mean", "95 % interval", "cases"], lines)
+    if len(means) > _MOST_LINES:
+        print(f"... and {len(means) - _MOST_LINES} more rows")
+    for file in files:
+        print(f"written: {file.resolve()}")
+
+
+def _numbers(row: dict[str, Any]) -> list[str]:
+    """Mean, interval and number of cases, in words where there is none."""
+    mean = f"{row['mean']:.3f}" if row["n"] else "undefined"
+    interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["n"] > 1 else "-"
+    return [mean, interval, f"{row['n']}" + (f" ({row['missing']} undefined)" if row["missing"] else "")]
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}

@@ -1,0 +1,55 @@
+"""What all commands say and how: progress on standard error, tables and reasons in plain words."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from radiolucent.errors import InputWarning
+
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
+    task = bar.add_task("", total=cases)
+
+    def say(text: str) -> None:
+        bar.update(task, description=text[:60])
+        console.print(text, markup=False, soft_wrap=True)
+
+    def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
+        say(f"note: {message}") if issubclass(category, InputWarning) else usual(message, category, *rest, **named)
+
+    with warnings.catch_warnings(), bar:
+        usual, warnings.showwarning = warnings.showwarning, show
+        warnings.simplefilter("always", InputWarning)
+        yield say, lambda: bar.advance(task)
+
+
+def reason(error: Exception) -> str:
+    """An error of ours speaks for itself; another one needs its type to be understood."""
+    return str(error) if type(error).__name__ == "BadInput" else f"{type(error).__name__}: {error}"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, tab-separated lines elsewhere."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for row in rows:
+            print("\t".join(row).rstrip())
+        return
+    drawn = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    console.print(drawn)

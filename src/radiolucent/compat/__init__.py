@@ -1,0 +1,1 @@
+"""Other packages' interfaces, so that their users' scripts run with an import line changed."""

@@ -1,0 +1,68 @@
+"""Modules that stand in for a guest: they share its weights, parts, mode and names, and run in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+
+class Sharing(nn.Module):
+    """A module with another's parameters, buffers, parts and mode; what it lacks itself is looked up there."""
+
+    _guest: nn.Module
+
+    def __init__(self, model: nn.Module) -> None:
+        object.__setattr__(self, "_guest", model)
+        training = model.training
+        super().__init__()
+        model.training = training  # nn.Module's constructor says True, which reaches the guest
+        self.__dict__.update({name: model.__dict__[name] for name in ("_parameters", "_buffers", "_modules")})
+
+    @property
+    def training(self) -> bool:
+        """The guest's mode."""
+        return self._guest.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        self._guest.training = mode
+
+    def __getattr__(self, name: str) -> Any:
+        if "_guest" not in self.__dict__ or name in ("_parameters", "_buffers", "_modules"):  # while a copy is made
+            raise AttributeError(name)
+        return getattr(self.__dict__["_guest"], name)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own, with its own keys."""
+        return self._guest.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own."""
+        return self._guest.load_state_dict(*args, **kwargs)
+
+
+class OneInput(Sharing):
+    """The model as a function of one of its inputs; the others stay, repeated where x comes in several copies.
+
+    `where` is the position or the keyword of that input; `args` and `kwargs` are a whole call of the model.
+    """
+
+    def __init__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], where: int | str) -> None:
+        super().__init__(model)
+        self._call = list(args), dict(kwargs), where
+
+    def forward(self, x: Tensor) -> Any:
+        args, kwargs, where = self._call
+        batch = len(args[where] if isinstance(where, int) else kwargs[where])
+        copies = len(x) // batch
+
+        def along(value: Any) -> Any:
+            moves = copies > 1 and isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
+            return value.repeat(copies, *[1] * (value.ndim - 1)) if moves else value
+
+        args, kwargs = tree_map(along, args), tree_map(along, kwargs)
+        (args if isinstance(where, int) else kwargs)[where] = x
+        return self._guest(*args, **kwargs)

@@ -1,0 +1,65 @@
+"""Layer-wise relevance propagation: the score handed back from layer to layer, each input by its contribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from radiolucent.errors import BadInput
+from radiolucent.hooks import rewriting
+from radiolucent.methods.gradient import Gradient
+from radiolucent.methods.propagation import FIRST, Propagation
+from radiolucent.protocols import Target
+
+# Composite -> the rule of its convolutions; dense layers have the epsilon rule in all of them.
+_CONVOLUTIONS = {"epsilon": "epsilon", "epsilon-plus": "plus", "epsilon-gamma": "gamma"}
+
+
+@dataclass(frozen=True)
+class LRP:
+    """Share of each voxel in the score, handed back layer by layer (Bach et al., PLoS ONE 2015; Montavon et al., 2019).
+
+        R_i = sum_j q_ij / sum_i q_ij * R_j,   q_ij the part of input i in z_j = sum_i x_i w_ij + b_j:
+        epsilon: q = x w, with epsilon * sign(z_j) added to the sum
+        plus:    q = max(0, x w), the z-plus rule
+        gamma:   q = x w + gamma * (x w where it has the sign of z_j, else 0)
+
+    `composite` says which layer has which: "epsilon" all of them; "epsilon-plus" and "epsilon-gamma" give plus or
+    gamma to convolutions and epsilon to dense layers. `epsilon` is absolute, in units of z; in the other rules
+    1e-6 takes its place. A bias takes part in each sum and keeps its share. `first` is the rule of the layers that
+    read the image itself: "same" as the others, "flat" (q = 1), "w2" (q = w^2) or "box" (z^B: q = x w - low w+
+    - high w-, with the image's own lowest and highest value); these can give relevance to a voxel of value 0.
+
+    Batch norm right behind a convolution or dense layer is merged with it; elsewhere it is a layer of one weight
+    per channel. Instance, group and layer norm are linear, their standard deviation taken as a constant (Ali et
+    al., ICML 2022), and so are gates: what a sigmoid or softmax multiplies has all the relevance. Norms that are
+    not merged have the epsilon rule. Activations with f(0) = 0 hand relevance on unchanged, max pooling gives it
+    to the winner; sums, means and interpolation share it by contribution, with no stabiliser.
+
+    Signed, on the input's grid. sum R = S for a network without biases, but for epsilon and, with plus, for what
+    falls on outputs that have no positive part. A network with a function that has no rule (attention, recurrence,
+    a product of two signals, a softmax at its end) is refused. Gradients of a checkpointed model cannot be
+    changed: switch checkpoints off. It shows what was used, not what a change would do; plus in all layers
+    comes close to a map that does not depend on the class (Sixt et al., ICML 2020).
+    """
+
+    composite: str = "epsilon-gamma"
+    epsilon: float = 1e-6
+    gamma: float = 0.25
+    first: str = "same"
+
+    unit = "score"
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        if self.composite not in _CONVOLUTIONS:
+            raise BadInput(f"a composite among {', '.join(_CONVOLUTIONS)}", repr(self.composite), "Choose one of them.")
+        if self.first not in FIRST:
+            raise BadInput(f"a rule for the first layer among {', '.join(FIRST)}", repr(self.first), "Choose one of them.")
+        if not (self.epsilon >= 0 and self.gamma >= 0):
+            raise BadInput("epsilon >= 0 and gamma >= 0", f"{self.epsilon} and {self.gamma}", "1e-6 and 0.25 are usual.")
+        rules = Propagation(_CONVOLUTIONS[self.composite], self.epsilon, self.gamma, self.first)
+        with rewriting(rules.by_name(), rules.otherwise):
+            relevance = Gradient()(rules.between(model), x, rules.scores(targets))
+        rules.check_first()
+        return relevance

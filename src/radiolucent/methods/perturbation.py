@@ -1,0 +1,96 @@
+"""Scores of many changed copies of an image: the one piece that all perturbation methods share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from radiolucent.errors import BadInput, InputWarning
+from radiolucent.hooks import out_of_memory
+from radiolucent.methods.gradient import check_scores
+from radiolucent.protocols import Target
+
+Made = TypeVar("Made")
+
+VOXELS = 2**20
+"""Of the input, for batch=0: how many share a forward pass. More gain nothing on a processor, and cost its memory."""
+
+NUMBERS = 2**24
+"""In the largest tensor on the way, for batch=0, where only a part of the network runs: 64 MiB in single precision."""
+
+
+def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Tensor:
+    """Scores (k, t, b) of copies (k, b, ...) of a batch, in float32 at least, from one forward pass.
+
+    Each copy's part of the output meets the targets alone, since their masks belong to its b items.
+    The model may write into `copies`.
+    """
+    k, b = copies.shape[:2]
+    output = model(copies.flatten(0, 1))
+    scores = [targets(part) for part in ([output] if k == 1 else _parts(output, k, b))]
+    for row in scores:
+        check_scores(row, b)
+    return torch.stack([row.to(torch.promote_types(row.dtype, torch.float32)) for row in scores])
+
+
+def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Tensor:
+    """Scores (t, b) of x itself."""
+    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets))
+    return scores[0]
+
+
+def _parts(output: Any, k: int, b: int) -> list[Any]:
+    """The output, whatever it consists of, as k outputs of b items each."""
+
+    def part(i: int) -> Callable[[Any], Any]:
+        return lambda o: o[i * b : (i + 1) * b] if isinstance(o, Tensor) and o.ndim and len(o) == k * b else o
+
+    return [pytree.tree_map(part(i), output) for i in range(k)]
+
+
+def share(batch: int, one: int, most: int) -> int:
+    """How many copies go through the model at once: `batch`, or for 0 as many of size `one` as make `most`."""
+    if batch < 0:
+        raise BadInput("batch >= 1, or 0 for a number that fits", str(batch), "1 needs the least memory.")
+    return batch or max(1, most // max(1, one))
+
+
+def per_axis(value: int | tuple[int, ...], x: Tensor, name: str) -> tuple[int, ...]:
+    """A setting that is one number for all axes of x's grid, or one for each, as one for each."""
+    grid = tuple(x.shape[2:])
+    values = (value,) * len(grid) if isinstance(value, int) else tuple(value)
+    if len(values) != len(grid) or min(values) < 1:
+        raise BadInput(f"{name} as a number >= 1, or one for each of the {len(grid)} axes", str(value), f"The grid is {grid}.")
+    return values
+
+
+def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[tuple[range, Made]]:
+    """(which, work(which)) for 0 to count - 1 in ranges of `size`, which is halved wherever memory runs out.
+
+    `work` must not leave anything behind when it fails, since it is then asked again for less.
+    """
+    start, size = 0, min(size, count)
+    while start < count:
+        which = range(start, min(start + size, count))
+        full = ""
+        try:
+            made = work(which)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            full = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        if not full:  # outside the handler, whose traceback holds on to the memory
+            yield which, made
+            start = which.stop
+        elif len(which) > 1:
+            size = len(which) // 2
+            warnings.warn(
+                InputWarning(f"memory for {len(which)} copies at once ran out ({full}): going on with {size}"), stacklevel=2
+            )
+        else:
+            raise BadInput("memory for one forward pass of the input", full, "Explain fewer or smaller images at once.")

@@ -1,0 +1,91 @@
+"""RISE: show random parts of the image and note which parts go with a high score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from radiolucent import baselines
+from radiolucent.errors import BadInput
+from radiolucent.hooks import evaluating
+from radiolucent.methods.gradient import plain
+from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share
+from radiolucent.protocols import Target
+
+
+@dataclass(frozen=True)
+class RISE:
+    """Mean score of the masked images that show a place (Petsiuk et al., BMVC 2018, eq. 6).
+
+        R[p] = 1 / (p1 N) sum_i S(x * M_i) M_i[p],   E M_i[p] = p1
+
+    N = `samples`, p1 = `shown`. A mask M in [0, 1] is drawn as coarse cells that are 1 with probability
+    p1, interpolated linearly to the grid and shifted at random by less than a cell. `cells` of them lie
+    along the longest axis and as many of about that size along the others; or give one number per axis.
+    The masked part is filled with `baseline`. The masks come from `seed`, the same for each batch item.
+
+    R is an unbiased estimate of E[S M[p]] / p1: for masks of 0 and 1 the mean score while p shows. So a
+    place that plays no part gets the mean score of all masked images and not 0: only differences within
+    a map mean something, and their noise falls with the root of N. On the input's grid. Needs no gradient,
+    so it explains any model, and all targets cost as much as one.
+    """
+
+    samples: int = 4000
+    cells: int | tuple[int, ...] = 7
+    shown: float = 0.5
+    baseline: str = "zero"
+    seed: int = 0
+    batch: int = 0
+
+    unit = "score"
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        if self.samples < 1 or not 0 < self.shown <= 1:
+            raise BadInput("samples >= 1 and 0 < shown <= 1", f"{self.samples} and {self.shown}", "4000 and 0.5 are usual.")
+        x = plain(x)
+        reference = baselines.baseline(self.baseline, x)
+        masks = _Masks(self, x)
+
+        def masked(which: range) -> tuple[Tensor, Tensor]:
+            M = torch.stack([masks[i] for i in which])
+            return M, score(model, torch.stack([baselines.hide(x, 1 - m, reference) for m in M]), targets)
+
+        total: Tensor | None = None
+        with evaluating(model), torch.no_grad():
+            for _, (M, S) in in_chunks(self.samples, share(self.batch, x[:, 0].numel(), VOXELS), masked):
+                part = torch.einsum("ktb,k...->tb...", S, M.to(S.dtype))
+                total = part if total is None else total.add_(part)
+        assert total is not None
+        return total.div_(self.shown * self.samples).unsqueeze(2)
+
+
+class _Masks:
+    """The smooth masks: their cells and shifts are drawn at once, and each is made when it is asked for."""
+
+    def __init__(self, rise: RISE, x: Tensor) -> None:
+        grid = tuple(x.shape[2:])
+        along = per_axis(rise.cells, x, "cells")
+        if isinstance(rise.cells, int):
+            along = tuple(max(1, round(rise.cells * n / max(grid))) for n in grid)
+        self.grid = grid
+        # The paper rounds a cell's size down, after which the masks may not reach the end of the grid.
+        sizes = [-(-n // a) for n, a in zip(grid, along, strict=True)]
+        generator = torch.Generator().manual_seed(rise.seed)
+        shape = (rise.samples, *(a + 1 for a in along))  # one cell more, for the shift
+        self.drawn = torch.empty(shape, dtype=torch.bool).bernoulli_(rise.shown, generator=generator)
+        self.shifts = torch.stack([torch.randint(0, s, (rise.samples,), generator=generator) for s in sizes], 1).tolist()
+        self.linear = [_interpolation(a + 1, s).to(x.device) for a, s in zip(along, sizes, strict=True)]
+
+    def __getitem__(self, i: int) -> Tensor:
+        mask = self.drawn[i].to(self.linear[0])
+        for matrix, shift, n in zip(self.linear, self.shifts[i], self.grid, strict=True):
+            mask = torch.tensordot(mask, matrix[shift : shift + n], dims=([0], [1]))  # the next axis moves to the front
+        return mask
+
+
+def _interpolation(cells: int, size: int) -> Tensor:
+    """(cells * size, cells): linear interpolation of each cell's centre to its `size` voxels, ends repeated."""
+    eye = torch.eye(cells)[None]
+    return torch.nn.functional.interpolate(eye, size=cells * size, mode="linear", align_corners=False)[0].T
