@@ -9,6 +9,7 @@ from radiolucent import BadInput, Logits, Region, layers
 from radiolucent.hooks import last_layer
 from radiolucent.hooks.tokens import Form, form
 from radiolucent.methods import (
+    AblationCAM,
     EigenCAM,
     EigenGradCAM,
     GradCAM,
@@ -17,6 +18,7 @@ from radiolucent.methods import (
     LayerCAM,
     RespondCAM,
     SaliencyTubes,
+    ScoreCAM,
 )
 from radiolucent.methods.eigen import first_component
 
@@ -141,3 +143,24 @@ def test_slices_of_a_volume_are_no_tokens() -> None:
     assert not any(layer.is_spatial for layer in layers(Slices(), x))
     with pytest.raises(BadInput, match="a grid of 3 axes and several cells at layer 'mix'"):
         GradCAM("mix")(Slices(), x, Logits(0))
+
+
+def test_score_cam_and_ablation_cam_on_tokens_are_those_of_a_network_that_keeps_the_grid() -> None:
+    """A network of patches and linear layers, once with rows of tokens and once with 1x1 convolutions."""
+
+    class Rows(nn.Module):
+        def __init__(self, in_rows: bool) -> None:
+            super().__init__()
+            self.patches, self.in_rows = nn.Conv2d(1, 4, 2, stride=2), in_rows
+            self.mix = nn.Linear(4, 5) if in_rows else nn.Conv2d(4, 5, 1)
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.patches(x).relu()
+            h = self.mix(h.flatten(2).transpose(1, 2)).mT if self.in_rows else self.mix(h).flatten(2)
+            return self.head((h.relu() ** 2).mean(2))
+
+    x, rows, grid = image(2, size=8), Rows(True).eval(), Rows(False).eval()
+    grid.load_state_dict({k: v[..., None, None] if k == "mix.weight" else v for k, v in rows.state_dict().items()})
+    for method in (ScoreCAM("mix", relu=False), AblationCAM("mix", relu=False)):
+        assert relative(method(rows, x, Logits(0, 2)), method(grid, x, Logits(0, 2))) <= 1e-4
