@@ -10,7 +10,7 @@ import tomli_w
 import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
-from worlds import Breaks, Segmenter, classifier, image, relative
+from worlds import Breaks, Segmenter, Transformer, classifier, image, relative
 
 import radiolucent.methods as methods_page
 from radiolucent import METHODS, BadInput, Logits, Outputs, Region
@@ -46,14 +46,19 @@ class World:
     bad: Target
 
 
-def world(task: str, axes: int, batch: int = 2) -> World:
+def world(task: str, axes: int, batch: int = 2, name: str = "") -> World:
+    """The model suits the method `name`: a transformer where that needs attention."""
     torch.manual_seed(3)
     x = image(axes, batch, size=8)
+    attends = getattr(METHODS.get(name), "needs", "") == "attention"
     if task == "segmentation":
         mask = torch.randint(0, 3, (batch, *x.shape[2:]))
-        return World(Segmenter(axes), x, lambda *t, items=slice(None): Region(*t, mask=mask[items]), Region(1))
+        model = Transformer(axes, 3, segments=True) if attends else Segmenter(axes)
+        return World(model, x, lambda *t, items=slice(None): Region(*t, mask=mask[items]), Region(1))
     kind = Logits if task == "classification" else Outputs
-    return World(classifier(axes), x, lambda *t, items=slice(None): kind(*t), kind(99))
+    return World(
+        nn.Sequential(Transformer(axes)) if attends else classifier(axes), x, lambda *t, items=slice(None): kind(*t), kind(99)
+    )
 
 
 def disturb(model: nn.Module) -> None:
@@ -98,7 +103,7 @@ def test_the_contracts_see_every_kind_of_hook() -> None:
 @every_axes
 @every_method
 def test_model_and_input_are_left_as_found(name: str, axes: int, task: str) -> None:
-    here = world(task, axes)
+    here = world(task, axes, name=name)
     disturb(here.model)
     x = here.x.clone().requires_grad_()
     x.grad = torch.ones_like(x)
@@ -116,7 +121,7 @@ def test_model_and_input_are_left_as_found(name: str, axes: int, task: str) -> N
 @every_axes
 @every_method
 def test_a_failure_leaves_the_model_as_found(name: str, axes: int, task: str) -> None:
-    here = world(task, axes)
+    here = world(task, axes, name=name)
     disturb(here.model)
     before = state(here.model)
     with pytest.raises(BadInput):
@@ -144,7 +149,7 @@ def test_a_failure_leaves_the_model_as_found(name: str, axes: int, task: str) ->
 @every_axes
 @every_method
 def test_a_batch_is_its_items_and_targets_together_are_targets_alone(name: str, axes: int, task: str) -> None:
-    here, method = world(task, axes, batch=4), small(name)
+    here, method = world(task, axes, batch=4, name=name), small(name)
     here.model, here.x = here.model.double(), here.x.double()  # differences of scores lose the last digits of single precision
     together = method(here.model, here.x, here.target(2, 0, 1))
     items = [slice(i, i + 1) for i in range(4)]
@@ -158,7 +163,7 @@ def test_a_batch_is_its_items_and_targets_together_are_targets_alone(name: str, 
 @every_axes
 @every_method
 def test_the_same_call_gives_the_same_map_whatever_mode_surrounds_it(name: str, axes: int, task: str) -> None:
-    here, method = world(task, axes), small(name)
+    here, method = world(task, axes, name=name), small(name)
     first = method(here.model, here.x, here.target(1))
     torch.rand(1)  # the caller's random numbers do not matter
     assert torch.equal(method(here.model, here.x, here.target(1)), first)

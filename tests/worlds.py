@@ -222,6 +222,82 @@ def classifier(axes: int, outputs: int = 4) -> nn.Sequential:
     return nn.Sequential(*first, conv(6, 8, 3, padding=1), nn.ReLU(), Mean(), nn.Linear(8, outputs))
 
 
+STYLES = ("explicit", "scaled dot product", "multihead", "encoder layer")
+
+
+class Attention(nn.Module):
+    """Self-attention of two heads, written in one of three ways."""
+
+    def __init__(self, width: int, style: str) -> None:
+        super().__init__()
+        self.style = style
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.style == "multihead":
+            weights = self.qkv.weight, self.qkv.bias, None, None, False, 0.0, self.out.weight, self.out.bias
+            x = x.transpose(0, 1)
+            return F.multi_head_attention_forward(x, x, x, x.shape[2], 2, *weights, need_weights=False)[0].transpose(0, 1)
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        if self.style == "explicit":
+            y = self.drop((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Norm - attention - norm - perceptron, with residual connections."""
+
+    def __init__(self, width: int, style: str) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = Attention(width, style)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """A small ViT with patches of two voxels: a classifier, or with `segments` an output (b, outputs, *grid)."""
+
+    def __init__(
+        self, axes: int, outputs: int = 4, *, style: str = "explicit", class_token: bool = True, segments: bool = False
+    ) -> None:
+        super().__init__()
+        width = 8
+        self.patches = convolution(axes)(1, width, 2, stride=2)
+        self.token = nn.Parameter(torch.randn(1, 1, width)) if class_token and not segments else None
+        if style == "encoder layer":
+            self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, 2, 16, batch_first=True) for _ in range(2))
+        else:
+            self.blocks = nn.ModuleList(Block(width, style) for _ in range(2))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, outputs)
+        self.segments = segments
+        with torch.no_grad():  # attention that tells tokens apart
+            for name, weight in self.named_parameters():
+                weight.mul_(4 if "qkv" in name or "in_proj" in name or "patches" in name else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.patches(x)
+        cells = h.shape[2:]
+        h = h.flatten(2).transpose(1, 2)
+        if self.token is not None:
+            h = torch.cat([self.token.expand(len(h), -1, -1), h], 1)
+        for block in self.blocks:
+            h = block(h)
+        h = self.norm(h)
+        if self.segments:
+            h = self.head(h).transpose(1, 2).unflatten(2, cells)
+            return F.interpolate(h, scale_factor=2)
+        return self.head(h.mean(1) if self.token is None else h[:, 0])
+
+
 def relative(found: Tensor, truth: Tensor) -> float:
     """The largest difference, relative to the largest true value (which must not be 0)."""
     assert found.shape == truth.shape, (found.shape, truth.shape)

@@ -3,16 +3,19 @@
 Everything here is a context manager, and leaves the model as it was found, also after an error.
 """
 
+from radiolucent.hooks.attention import attending, flowing
 from radiolucent.hooks.guest import evaluating, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
 from radiolucent.hooks.sharing import OneInput, Sharing
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
+from radiolucent.hooks.tokens import Form, form_of
 
 __all__ = [
     "INPUT",
     "Call",
+    "Form",
     "Layer",
     "OneInput",
     "Replay",
@@ -20,8 +23,11 @@ __all__ = [
     "Sharing",
     "Taps",
     "all_layers",
+    "attending",
     "editing",
     "evaluating",
+    "flowing",
+    "form_of",
     "last_layer",
     "layers",
     "look",

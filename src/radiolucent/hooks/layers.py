@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import ref
 
@@ -13,23 +13,37 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks.guest import evaluating
+from radiolucent.hooks.tokens import Form, form_of
 
 ON_THE_INPUT = "Choose a method that works on the input (Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it)."
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of `layers`: a module that ran, with the shape (channels, *cells) of its output.
+    """One row of `layers`: a module that ran, with the shape of its output without the batch axis.
 
-    `is_spatial`: the output has the batch and the axes of the input, and more than one cell.
+    form: how the output holds cells of the image (channels first or last, or tokens), None where it has none.
+    is_output: it is the model's output, or a part of it.
+    precedes_attention: an attention runs after it, through which its cells can still reach a class token.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     runs: int
-    is_spatial: bool
+    form: Form | None
     is_output: bool
+    precedes_attention: bool = False
+
+    @property
+    def is_spatial(self) -> bool:
+        """The output has the batch and the axes of the input, and more than one cell."""
+        return self.form is not None
+
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """The grid of a spatial layer, else ()."""
+        return () if self.form is None else self.form.cells
 
     @property
     def names(self) -> list[str]:
@@ -38,9 +52,9 @@ class Layer:
 
 
 @contextmanager
-def _recording(model: nn.Module) -> Iterator[dict[str, tuple[str, tuple[int, ...], int, Any]]]:
-    """Name -> (kind, shape, runs, weak reference to the output) in the order of finishing."""
-    seen: dict[str, tuple[str, tuple[int, ...], int, Any]] = {}
+def _recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, Any]]]:
+    """Name -> (layer, weak reference to its output) in the order of finishing."""
+    seen: dict[str, tuple[Layer, Any]] = {}
     with ExitStack() as stack:
         for name, module in model.named_modules():
             # Parametrizations make weights, not features; TorchScript takes no hooks.
@@ -49,23 +63,41 @@ def _recording(model: nn.Module) -> Iterator[dict[str, tuple[str, tuple[int, ...
 
             def record(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
                 if isinstance(output, Tensor):
-                    runs = seen.pop(name)[2] + 1 if name in seen else 1
-                    seen[name] = (type(module).__name__, tuple(output.shape), runs, ref(output))
+                    runs = seen.pop(name)[0].runs + 1 if name in seen else 1
+                    layer = Layer(
+                        name, type(module).__name__, tuple(output.shape[1:]), runs, _form(model, name, output, image), False
+                    )
+                    seen[name] = layer, ref(output)
 
+            def attend(module: nn.Module, args: Any) -> None:
+                seen.update({name: (replace(layer, precedes_attention=True), kept) for name, (layer, kept) in seen.items()})
+
+            if _is_attention(name, module):
+                stack.callback(module.register_forward_pre_hook(attend).remove)
             stack.callback(module.register_forward_hook(record).remove)
         yield seen
 
 
+def _form(model: nn.Module, name: str, output: Tensor, image: torch.Size) -> Form | None:
+    try:
+        return form_of(model, name, output, image)
+    except BadInput:  # tokens that may be several grids: an error only for who asks for this layer
+        return None
+
+
+def _is_attention(name: str, module: nn.Module) -> bool:
+    """By name: what attention modules are called. Only the choice of layer="auto" hangs on it."""
+    if type(module).__module__.startswith("torch.nn"):
+        return isinstance(module, nn.MultiheadAttention)
+    return "attention" in type(module).__name__.lower() or name.rpartition(".")[2].lower().endswith(("attn", "attention"))
+
+
 def look(model: nn.Module, x: Tensor) -> tuple[Any, list[Layer]]:
     """One plain forward: the model's output, and the layers that ran with their output shapes."""
-    with evaluating(model), torch.no_grad(), _recording(model) as seen:
+    with evaluating(model), torch.no_grad(), _recording(model, x.shape) as seen:
         output = model(x.clone())  # some models overwrite their input
     parts = list(tensors_in(output))
-    found = []
-    for name, (kind, shape, runs, kept) in seen.items():
-        is_spatial = len(shape) == x.ndim and shape[0] == len(x) and any(n > 1 for n in shape[2:])
-        found.append(Layer(name, kind, shape[1:], runs, is_spatial, any(kept() is part for part in parts)))
-    return output, found
+    return output, [replace(layer, is_output=any(kept() is part for part in parts)) for layer, kept in seen.values()]
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
@@ -86,8 +118,14 @@ def layers(model: nn.Module, x: Tensor) -> list[Layer]:
 
 
 def last_layer(found: Sequence[Layer]) -> str:
-    """What layer="auto" means: the last layer with a spatial grid that is not the model's output itself."""
+    """What layer="auto" means: the last layer with a spatial grid that is not the model's output itself.
+
+    Where that has a class token, which may be all that the rest of the network reads, it is the last layer before
+    the last attention.
+    """
     spatial = [layer for layer in found if layer.is_spatial and not layer.is_output]
+    if spatial and spatial[-1].form and spatial[-1].form.extra:
+        spatial = [layer for layer in spatial if layer.precedes_attention] or spatial
     if not spatial:
         raise _no_grid(found)
     return spatial[-1].names[-1]

@@ -9,15 +9,18 @@ from inspect import cleandoc
 from typing import Any
 
 from radiolucent.errors import BadInput
-from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
+from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, RespondCAM, SaliencyTubes
 from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
+from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
+from radiolucent.methods.expected import ExpectedGradients
 from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, shared_pass
 from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
 from radiolucent.methods.lrp import LRP
 from radiolucent.methods.occlusion import Occlusion
 from radiolucent.methods.rise import RISE
+from radiolucent.methods.rollout import AttentionRollout, GradientRollout
 from radiolucent.protocols import Method
 
 METHODS: dict[str, type[Any]] = {
@@ -25,6 +28,7 @@ METHODS: dict[str, type[Any]] = {
     "input-x-gradient": InputXGradient,
     "smooth-grad": SmoothGrad,
     "integrated-gradients": IntegratedGradients,
+    "expected-gradients": ExpectedGradients,
     "guided-backprop": GuidedBackprop,
     "deconvnet": DeconvNet,
     "lrp": LRP,
@@ -32,6 +36,12 @@ METHODS: dict[str, type[Any]] = {
     "grad-cam++": GradCAMPlusPlus,
     "hires-cam": HiResCAM,
     "layer-cam": LayerCAM,
+    "respond-cam": RespondCAM,
+    "saliency-tubes": SaliencyTubes,
+    "eigen-cam": EigenCAM,
+    "eigen-grad-cam": EigenGradCAM,
+    "attention-rollout": AttentionRollout,
+    "gradient-rollout": GradientRollout,
     "guided-grad-cam": GuidedGradCAM,
     "times": Times,
     "occlusion": Occlusion,
@@ -150,10 +160,15 @@ __all__ = [
     "METHODS",
     "RISE",
     "AblationCAM",
+    "AttentionRollout",
     "DeconvNet",
+    "EigenCAM",
+    "EigenGradCAM",
+    "ExpectedGradients",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
+    "GradientRollout",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
@@ -161,6 +176,8 @@ __all__ = [
     "IntegratedGradients",
     "LayerCAM",
     "Occlusion",
+    "RespondCAM",
+    "SaliencyTubes",
     "ScoreCAM",
     "SmoothGrad",
     "Times",

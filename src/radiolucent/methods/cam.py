@@ -102,3 +102,53 @@ class LayerCAM:
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         return first_order(model, x, targets, [self])[0]
+
+
+@dataclass(frozen=True)
+class RespondCAM:
+    """Grad-CAM with weights by which the map sums to the score, made for 3D networks (Zhao et al., MICCAI 2018).
+
+        R[p] = sum_c a[c] A[c, p],   a[c] = sum_p A[c, p] dS/dA[c, p] / sum_p A[c, p]
+
+    without a ReLU; where the denominator is 0, a = 0. The paper adds a small constant to it, which is left
+    out here: computed in float64. Signed. sum_p R = S - b for a network that is linear behind the layer with bias
+    b, and sum_p R = S for ReLU layers without bias. After a layer without ReLU the sum of a feature map may be
+    near 0, which makes its weight very large.
+    """
+
+    layer: str = "auto"
+
+    unit = "score"
+
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        A, g = activation.double().flatten(2), gradient.double().flatten(2)
+        sum_A = A.sum(-1)
+        weights = torch.where(sum_A == 0, 0.0, (A * g).sum(-1) / sum_A)
+        return torch.einsum("bc,bc...->b...", weights, activation.double()).unsqueeze(1).to(activation.dtype)
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        return first_order(model, x, targets, [self])[0]
+
+
+@dataclass(frozen=True)
+class SaliencyTubes:
+    """The last features weighted by the output's weights in the last dense layer (Stergiou et al., ICIP 2019).
+
+        R[p] = sum_c w[c] A[c, p],   w[c] = sum_p dS/dA[c, p]
+
+    A network that ends in this layer, a global mean and one linear layer has w = that layer's row for S, so R is
+    the class activation map of Zhou et al. (CVPR 2016) over all axes, and mean_p R = S - bias. For any other
+    network w is what a constant added to the feature map would change in S, to first order: the row of the
+    linear layer that acts like the rest of the network at this image. Signed, without a threshold on w.
+    """
+
+    layer: str = "auto"
+
+    unit = "score (features x weight)"
+
+    def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        weights = gradient.flatten(2).sum(-1)
+        return torch.einsum("bc,bc...->b...", weights, activation).unsqueeze(1)
+
+    def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        return first_order(model, x, targets, [self])[0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from radiolucent import baselines
 from radiolucent.geometry import upsample
 from radiolucent.hooks import evaluating, last_layer, layers, replaying, tap
-from radiolucent.methods.gradient import check_spatial, plain
+from radiolucent.methods.gradient import plain, spatial_form
 from radiolucent.methods.perturbation import NUMBERS, VOXELS, in_chunks, score, share
 from radiolucent.protocols import Target
 
@@ -44,8 +44,7 @@ class ScoreCAM:
             with tap(model, [layer]) as taps:
                 model(taps.input(x))
                 A = taps[layer].detach()
-            check_spatial(layer, A, x)
-            A = A.to(torch.promote_types(A.dtype, torch.float32))
+            A = spatial_form(model, layer, A, x).restore(A.to(torch.promote_types(A.dtype, torch.float32)))
 
             def shown(which: range) -> Tensor:
                 maps = A[:, which.start : which.stop].transpose(0, 1).unsqueeze(2)
@@ -81,18 +80,20 @@ class AblationCAM:
         layer = _named(self.layer, model, x)
         with evaluating(model), torch.no_grad(), replaying(model, layer, x) as replay:
             A = replay.value
-            check_spatial(layer, A, x)
+            form = spatial_form(model, layer, A, x)
 
             def ablated(which: range) -> Tensor:
                 variants = A.expand(len(which), *A.shape).clone()
                 for variant, k in zip(variants, which, strict=True):
-                    variant[:, k] = 0
+                    form.restore(variant)[:, k] = 0
                 return score(replay, variants, targets)
 
             S = score(replay, A[None], targets)
-            without = [found for _, found in in_chunks(A.shape[1], share(self.batch, replay.largest, NUMBERS), ablated)]
+            without = [
+                found for _, found in in_chunks(form.restore(A).shape[1], share(self.batch, replay.largest, NUMBERS), ablated)
+            ]
             weights = (S - torch.cat(without)) / S.abs()
-        return _combined(weights, A, self.relu)
+        return _combined(weights, form.restore(A), self.relu)
 
 
 def _named(layer: str, model: nn.Module, x: Tensor) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.hooks import INPUT, Layer, Taps, all_layers, evaluating, last_layer, layers, tap
+from radiolucent.hooks import INPUT, Form, Layer, Taps, all_layers, evaluating, form_of, last_layer, layers, tap
 from radiolucent.protocols import FirstOrder, Target
 
 
@@ -84,14 +84,14 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
         check_floating(x)
     with evaluating(model), tap(model, names) as taps:
         scores = targets(model(taps.input(x)))
-        places, unfit = _places(taps, names, x)
+        places, forms, unfit = _places(model, taps, names, x)
         if places:
             check_scores(scores, len(x))
-            _check_differentiable(scores)
+            check_differentiable(scores)
         rows: list[list[Tensor]] = [[] for _ in methods]
         vanished = False
         for t in range(len(scores) if places else 0):
-            found, too_small = _maps(scores[t], places, methods, retain_graph=t + 1 < len(scores))
+            found, too_small = _maps(scores[t], places, forms, methods, retain_graph=t + 1 < len(scores))
             vanished = vanished or too_small
             for name in places.keys() - {m.layer for m, row in zip(methods, found, strict=True) if row is not None}:
                 unfit[name] = _no_path(name)
@@ -103,21 +103,22 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
     return [unfit[m.layer] if m.layer in unfit else torch.stack(kept) for m, kept in zip(methods, rows, strict=True)]
 
 
-def _places(taps: Taps, names: Sequence[str], x: Tensor) -> tuple[dict[str, Tensor], dict[str, BadInput]]:
-    """What was caught at the layers that can serve, and why the others cannot."""
-    places, unfit = {}, {}
+def _places(
+    model: nn.Module, taps: Taps, names: Sequence[str], x: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Form], dict[str, BadInput]]:
+    """What was caught at the layers that can serve, how it holds its cells, and why the others cannot."""
+    places, forms, unfit = {}, {}, {}
     taps.over()
     for name in names:
         try:
-            check_spatial(name, taps[name], x)
-            places[name] = taps[name]
+            places[name], forms[name] = taps[name], spatial_form(model, name, taps[name], x)
         except BadInput as error:
             unfit[name] = error
-    return places, unfit
+    return {name: places[name] for name in forms}, forms, unfit
 
 
 def _maps(
-    score: Tensor, places: Mapping[str, Tensor], methods: Sequence[FirstOrder], retain_graph: bool
+    score: Tensor, places: Mapping[str, Tensor], forms: Mapping[str, Form], methods: Sequence[FirstOrder], retain_graph: bool
 ) -> tuple[list[Tensor | None], bool]:
     """Each method's map for one target, None where no path leads from its layer to the score; did float16 not suffice?
 
@@ -136,7 +137,8 @@ def _maps(
             finite = finite and (not half or bool(torch.isfinite(gradient).all()))
             for i, method in enumerate(methods):
                 if method.layer == name:
-                    maps[i] = method.combine(_wide(places[name].detach()), gradient)
+                    restore = forms[name].restore
+                    maps[i] = method.combine(restore(_wide(places[name].detach())), restore(gradient))
 
         with ExitStack() as stack:
             for name, place in places.items():
@@ -197,21 +199,23 @@ def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
     return [at_layer(method, name, "full") for name in all_layers(found)]
 
 
-def check_spatial(name: str, output: Tensor, x: Tensor) -> None:
-    """Refuse a layer whose output has no grid, or not the input's batch."""
+def spatial_form(model: nn.Module, name: str, output: Tensor, x: Tensor) -> Form:
+    """How a layer's output holds its cells; an error where it has none."""
     what = f"layer {name!r}" if name else "the input"
-    if output.ndim != x.ndim or output.ndim < 3 or all(n == 1 for n in output.shape[2:]):
-        raise BadInput(
-            f"a grid of {max(x.ndim - 2, 1)} axes and several cells at {what}",
-            f"shape {tuple(output.shape)}",
-            "See which layers have one with radiolucent.layers(model, x).",
-        )
-    if len(output) != len(x):
+    form = form_of(model, name, output, x.shape)
+    if form is not None:
+        return form
+    if output.ndim == x.ndim and len(output) != len(x):
         raise BadInput(
             f"{len(x)} batch items at {what}, as in the input",
             f"shape {tuple(output.shape)}",
             "Choose a layer that does not fold another axis (slices, patches) into the batch.",
         )
+    raise BadInput(
+        f"a grid of {max(x.ndim - 2, 1)} axes and several cells at {what}",
+        f"shape {tuple(output.shape)}",
+        "See which layers have one with radiolucent.layers(model, x).",
+    )
 
 
 def check_scores(scores: Tensor, batch: int) -> None:
@@ -226,7 +230,8 @@ def check_scores(scores: Tensor, batch: int) -> None:
         raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")
 
 
-def _check_differentiable(scores: Tensor) -> None:
+def check_differentiable(scores: Tensor) -> None:
+    """Refuse scores that no gradient leads to."""
     if not scores.requires_grad:
         raise BadInput(
             "scores that depend on the layer in a differentiable way",

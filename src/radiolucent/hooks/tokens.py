@@ -1,0 +1,136 @@
+"""Where the cells are in a layer's output: channels first, channels last, or tokens in a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from torch import Tensor, nn
+
+from radiolucent.errors import BadInput
+
+_EXTRA = 9
+"""The most tokens in front that are no cells: a class token and eight registers."""
+
+_UNEVEN = 1.5
+"""Strides of a channels-last layer differ by no more than this factor, which padding may cause."""
+
+_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_LAST = (nn.Linear, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an output (b, ...) holds (b, c, *cells): what `restore` must move, and nothing else.
+
+    kind: "channels first" (b, c, *cells), "channels last" (b, *cells, c), "tokens" (b, extra + n, c) or
+    "tokens last" (b, c, extra + n), where n = the product of the cells, in row-major order.
+    """
+
+    kind: str
+    cells: tuple[int, ...]
+    extra: int = 0
+
+    def restore(self, values: Tensor) -> Tensor:
+        """The output, or its gradient, as (b, c, *cells); class and register tokens are left out."""
+        if self.kind == "channels first":
+            return values
+        if self.kind == "channels last":
+            return values.movedim(-1, 1)
+        values = values.transpose(1, 2) if self.kind == "tokens" else values
+        return values[:, :, self.extra :].unflatten(2, self.cells)
+
+
+def form_of(model: nn.Module, name: str, output: Tensor, image: Sequence[int]) -> Form | None:
+    """The form of a layer's output for an image (b, c, *grid); None where it has no cells of this image.
+
+    Shapes that can be read in two ways are decided by what the layer, or the block around it, is made of.
+    """
+    if output.ndim < len(image) == 5 and nn.Conv2d in (kinds := {type(m) for m in model.modules()}) and nn.Conv3d not in kinds:
+        return None  # 2.5D: the rows are slices
+    is_turned = output.ndim > 3 and output.stride(1) == 1 < output.shape[1]  # a view with the channels moved to the front
+    last = None if is_turned else _channels_last(model, name)
+    found = form(output.shape, image, channels_last=last)
+    if name and last and isinstance(model.get_submodule(name.partition("#")[0]), (nn.Softmax, nn.Dropout)):
+        # In a block of tokens this is no grid but an attention matrix (b, heads, queries, keys).
+        return None if found and found.kind == "channels first" else found
+    return found
+
+
+def form(shape: Sequence[int], image: Sequence[int], channels_last: bool | None = None) -> Form | None:
+    """The form that a shape has for an image of shape (b, c, *grid), or None.
+
+    Channels-first wins where it fits. Channels-last needs strides that are equal, or nearly. Tokens must
+    cover the grid in patches: equal along all axes, or else as nearly equal as their number allows.
+    `channels_last` says what the layer is known to be, where its shape leaves it open.
+    """
+    grid = tuple(image[2:])
+    if len(shape) < 3 or shape[0] != image[0]:
+        return None
+    if len(shape) == len(image):
+        first, last = tuple(shape[2:]), tuple(shape[1:-1])
+        fits_last = len(grid) > 1 and all(c <= g for c, g in zip(last, grid, strict=True)) and _unevenness(last, grid) <= _UNEVEN
+        better = _unevenness(last, grid) < _unevenness(first, grid) * (1 - 1e-9)
+        same = math.isclose(_unevenness(last, grid), _unevenness(first, grid))
+        is_last = fits_last and channels_last is not False and (better or (same and channels_last is True))
+        cells, kind = (last, "channels last") if is_last else (first, "channels first")
+        return Form(kind, cells) if math.prod(cells) > 1 else None
+    return _tokens(shape, grid) if len(shape) == 3 and len(grid) > 1 else None
+
+
+def _tokens(shape: Sequence[int], grid: tuple[int, ...]) -> Form | None:
+    found = []
+    for axis, kind in ((1, "tokens"), (2, "tokens last")):
+        for rank, cells, extra in _patches(shape[axis], grid):
+            found.append((rank, axis, Form(kind, cells, extra)))
+    best = [f for rank, axis, f in found if (rank, axis) == min(found, key=lambda row: row[:2])[:2]]
+    if len(best) > 1:
+        ways = " or ".join(" x ".join(map(str, f.cells)) for f in best)
+        raise BadInput(
+            f"tokens that cover the grid {grid} in one way only",
+            f"shape {tuple(shape)}, which may be {ways} cells",
+            "Choose a layer with a grid of its own, for example the convolution that makes the patches.",
+        )
+    return best[0] if best else None
+
+
+def _patches(tokens: int, grid: tuple[int, ...]) -> list[tuple[tuple[float, ...], tuple[int, ...], int]]:
+    """(rank, cells, tokens in front) of each way to cover the grid with `tokens`; the lowest rank is the best.
+
+    First patches of one size that divide the grid, then unequal ones, then equal ones with a rest at the edge.
+    """
+    found = []
+    sizes = range(1, max(grid) + 1)
+    for size in sizes:
+        cells = tuple(g // size for g in grid)
+        extra = tokens - math.prod(cells)
+        divides = all(g % size == 0 for g in grid)
+        if math.prod(cells) > 1 and 0 <= extra <= (_EXTRA if divides else 1):
+            found.append(((0.0 if divides else 2.0, float(extra), 1.0), cells, extra))
+    if not any(rank[0] == 0 for rank, _, _ in found):
+        for extra in (0, 1):
+            for cells in product(*([c for c in range(1, g + 1) if g % c == 0 and (tokens - extra) % c == 0] for g in grid)):
+                uneven = _unevenness(cells, grid)
+                if math.prod(cells) == tokens - extra > 1 and uneven <= 4:
+                    found.append(((1.0, float(extra), round(uneven, 9)), cells, extra))
+    return list({(rank, cells): (rank, cells, extra) for rank, cells, extra in found}.values())
+
+
+def _unevenness(cells: Sequence[int], grid: Sequence[int]) -> float:
+    """The largest stride over the smallest: 1 for cells in the image's aspect."""
+    strides = [g / max(c, 1) for c, g in zip(cells, grid, strict=True)]
+    return max(strides) / min(strides)
+
+
+def _channels_last(model: nn.Module, name: str) -> bool | None:
+    """Whether the layer, or the nearest block around it that tells, is made of layers with the channels last."""
+    while name:
+        inside = list(model.get_submodule(name.partition("#")[0]).modules())
+        if any(isinstance(m, _FIRST) for m in inside):
+            return False
+        if any(isinstance(m, _LAST) for m in inside):
+            return True
+        name = name.rpartition(".")[0]
+    return None
