@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import coarsen, upsample
-from radiolucent.hooks import Layer, look
+from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
@@ -150,7 +150,7 @@ class Prediction:
         groups = [shared] if shared else []
         groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]
         done: dict[int, Explanation] = {}
-        depth = {name: place for place, layer in enumerate(self.layers) for name in (layer.name, *layer.names)}
+        depth = depths(self.layers)
         common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
             maps, cost = self._run([methods[i] for i in group], targets, catch=failed is not None)
