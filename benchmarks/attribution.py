@@ -235,6 +235,23 @@ def targets_met(case: Case, rows: list[Row]) -> list[str]:
     return [text for text in found if text]
 
 
+def against_peers(rows: list[Row]) -> list[str]:
+    """Each method that a peer has: the fastest peer's median over ours (above 1: ours is faster), and peaks of memory."""
+    lines = []
+    for method in dict.fromkeys(row.method for row in rows[2:]):
+        timed = {row.package: row for row in rows if row.method == method and row.seconds}
+        peers = [row for package, row in timed.items() if not package.startswith("radiolucent")]
+        if "radiolucent" not in timed or not peers:
+            continue
+        mine, best = timed["radiolucent"], min(peers, key=lambda row: row.median)
+        paired = statistics.median(b / a for a, b in zip(mine.seconds, best.seconds, strict=True))
+        lines.append(
+            f"  {best.median / mine.median:6.2f} (pairs {paired:.2f}) {method:<28} against {best.package}, the fastest of {len(peers)};"
+            f" peak {mine.peak_mib:.0f} against {best.peak_mib:.0f} MiB"
+        )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", choices=CASES, help="default: all; may be repeated")
@@ -270,6 +287,7 @@ def main() -> None:
         print(f"\n{name}: input {'x'.join(map(str, case.x.shape))}, CAMs at {case.layer}\n\n{as_text(rows)}\n")
         head = "This package against its own limits, medians (and first quartiles):"
         print("\n".join([head, *targets_met(case, rows)]), flush=True)
+        print("\n".join(["The fastest peer's time over ours:", *against_peers(rows)]), flush=True)
         settings = {"runs": runs, "threads": options.threads, "steps": options.steps, "torch": torch.__version__}
         lines += [{"case": name, **columns(row, rows), **settings} for row in rows]
         if options.out:

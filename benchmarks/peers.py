@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lrp import zennit_epsilon
 from torch import Tensor, nn
 
 import radiolucent as rl
@@ -348,11 +349,15 @@ def contestants(case: Case, n: int) -> Iterator[Contestant]:
     yield row("deconvnet", "captum", captum("Deconvolution"))
     yield row("eigen-cam", us, ours_on(ours.EigenCAM()))
     yield row("eigen-cam", "grad-cam", grad_cam("EigenCAM"), "upsamples, scales to 0..1; sign of its SVD", compare=False)
-    yield row("lrp", us, ours_on(ours.LRP()))
-    yield row("lrp", "captum", captum("LRP"), "another composite", compare=False)
+    yield row("lrp, epsilon", us, ours_on(ours.LRP("epsilon")))
+    yield row("lrp, epsilon", "captum", captum("LRP"), "batch norm a layer of its own", compare=False)
+    if case.mask is None:
+        yield row(
+            "lrp, epsilon", "zennit", lambda case: zennit_epsilon(case.model, case.label), "stabilises sums too", compare=False
+        )
 
     yield row("grad-cam at all layers", us, ours_full, f"{medcam_layers(case)} layers")
-    yield row("grad-cam at all layers", "radiolucent inject", ours_injected, "with the model's own output")
+    yield row("grad-cam at all layers", "radiolucent inject", ours_injected, "with the model's own output", compare=False)
     yield row("grad-cam at all layers", "medcam", medcam("gcam", "full"), SCALED, compare=False)
 
     yield row("gradient, 10 targets", us, ours_on(ours.Gradient(), many=True), "ten backward passes of one forward")
