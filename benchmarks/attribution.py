@@ -246,8 +246,8 @@ def against_peers(rows: list[Row]) -> list[str]:
         mine, best = timed["radiolucent"], min(peers, key=lambda row: row.median)
         paired = statistics.median(b / a for a, b in zip(mine.seconds, best.seconds, strict=True))
         lines.append(
-            f"  {best.median / mine.median:6.2f} (pairs {paired:.2f}) {method:<28} against {best.package}, the fastest of {len(peers)};"
-            f" peak {mine.peak_mib:.0f} against {best.peak_mib:.0f} MiB"
+            f"  {best.median / mine.median:6.2f} (pairs {paired:.2f}) {method:<28} against {best.package}, the fastest of "
+            f"{len(peers)}; peak {mine.peak_mib:.0f} against {best.peak_mib:.0f} MiB"
         )
     return lines
 
