@@ -200,7 +200,7 @@ def test_bad_settings_are_refused_with_what_is_valid() -> None:
         "a method among gradient, .*got 'grad-cm'.*Did you mean .*grad-cam": {"method": "grad-cm"},
         "a method among gradient, .*got None": {},
         "a method among gradient, .*got 5": {"method": "smooth-grad", "of": 5},
-        "fields of integrated-gradients among: steps, baseline; got 'step'": {"method": "integrated-gradients", "step": 3},
+        "fields of integrated-gradients among: steps, baseline, batch; got 'step'": {"method": "integrated-gradients", "step": 3},
         "fields of gradient among: none": {"method": "gradient", "layer": "x"},
         "int for the field steps of integrated-gradients; got 2.5": {"method": "integrated-gradients", "steps": 2.5},
         "int for the field steps of integrated-gradients; got True": {"method": "integrated-gradients", "steps": True},

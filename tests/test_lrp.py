@@ -137,6 +137,15 @@ def test_every_rule_is_its_equation_in_3d(composite: str) -> None:
     assert relative(method(nn.Sequential(*steps[:-1], mean), x, Outputs(0)).sum((2, 3, 4, 5)), torch.ones(1, 2)) > 0
 
 
+@pytest.mark.parametrize("composite", COMPOSITES)
+def test_every_rule_is_its_equation_for_a_signal(composite: str) -> None:
+    up = nn.Sequential(nn.ConvTranspose1d(3, 4, 3, stride=2), nn.BatchNorm1d(4))
+    steps = shaken(nn.Sequential(nn.Conv1d(2, 3, 3, padding=1), nn.ReLU6(True), up, nn.ELU(), nn.Flatten(), nn.Linear(4 * 13, 2)))
+    x, method = signed(2, 2)[..., 0], LRP(composite)
+    truth = torch.stack([slow(steps, item, 1, method) for item in x])
+    assert relative(method(steps, x, Outputs(1))[0], truth) <= 1e-9
+
+
 # ---- closed forms
 
 
@@ -165,6 +174,8 @@ def test_a_deep_linear_network_is_input_times_its_one_matrix(axes: int) -> None:
 
 def test_a_rectifying_network_without_epsilon_is_input_times_gradient() -> None:
     net, x = ConvNet(2, channels=2).double().eval(), signed(2, 2)
+    nn.init.zeros_(net.conv1.bias)
+    x[..., :4] = 0  # so that sums are exactly 0 there
     assert relative(LRP("epsilon", epsilon=0.0)(net, x, Logits(0, 1)), InputXGradient()(net, x, Logits(0, 1))) <= 1e-12
 
 

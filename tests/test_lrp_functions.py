@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.utils.checkpoint import checkpoint
 from worlds import Mean, Spy, classifier, convolution, image, relative
 
 from radiolucent import BadInput, Logits, Outputs, Region
@@ -348,6 +349,61 @@ def test_a_function_without_a_rule_is_refused_by_name(name: str) -> None:
         net = nn.Sequential(net[0], Mean(), Ends(function))
     with pytest.raises(BadInput, match=f"a network of functions that LRP has a rule for.*{message}.*IntegratedGradients"):
         LRP()(net, picture(), Outputs(0))
+
+
+class Elsewhere(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy() ** 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_is_computed_out_of_sight_is_refused() -> None:
+    x = picture()
+    whole = nn.Sequential(nn.Conv2d(2, 2, 3), nn.SiLU(), Mean()).double()
+    swish = torch.jit.trace(lambda x: x * torch.sigmoid(x), x)
+    networks = {
+        "an output": torch.jit.trace(whole, x),
+        "a tensor for flatten": nn.Sequential(whole[0], Ends(Elsewhere.apply), Mean()),
+        "a tensor for conv2d": nn.Sequential(Ends(swish), whole),
+    }
+    for what, net in networks.items():
+        with pytest.raises(BadInput, match=f"whose functions can be seen; got {what} that comes from elsewhere .TorchScript"):
+            LRP()(net, x, Outputs(0))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpointed_model_is_refused_and_left_as_found(reentrant: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 3, 3)).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.inner, x, use_reentrant=reentrant).flatten(2).mean(-1)
+
+    net = Net().train()
+    with pytest.raises(BadInput, match="checkpoint"):
+        LRP()(net, picture(), Outputs(0))
+    assert all(m.training for m in net.modules())
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_rows_of_a_tensor_are_seen() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = x.movedim(1, 0)
+            total = torch.zeros_like(first)
+            total[..., 1:] = (first - second)[..., 1:]
+            return total.flatten(1).sum(1, keepdim=True)
+
+    truth = picture() * torch.tensor([1.0, -1.0]).double()[:, None, None]
+    truth[..., 0] = 0
+    assert relative(LRP()(Net(), picture(), Outputs(0))[0], truth) <= 1e-12
 
 
 class Ends(nn.Module):

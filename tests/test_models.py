@@ -6,6 +6,7 @@ import pickle
 import socket
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from radiolucent import geometry, io
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import Grid
 from radiolucent.models import Card, Percentile, Preprocessing, Window, ZScore, load, read_card
-from radiolucent.models.loading import load_weights, read_state
+from radiolucent.models.loading import load_weights, read_checkpoint
 from radiolucent.volume import Volume
 
 UNET = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]}
@@ -249,7 +250,7 @@ def test_row_24_a_pickle_with_code_is_blocked(tmp_path, kind):
 def test_row_24_a_whole_model_is_code_too(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "w.pt")
     with pytest.raises(BadInput, match=r"would run code \(torch.nn.modules.linear.Linear\).*model.state_dict"):
-        read_state(tmp_path / "w.pt")
+        read_checkpoint(tmp_path / "w.pt")
 
 
 def test_row_25_torchscript_and_export_are_refused_by_name(tmp_path):
@@ -257,11 +258,102 @@ def test_row_25_torchscript_and_export_are_refused_by_name(tmp_path):
     export = torch.export.export(layer, (torch.zeros(1, 2),))
     torch.export.save(export, tmp_path / "w.pt2")
     with pytest.raises(BadInput, match=r"state dict in w.pt2; got an archive of torch.export.*state_dict"):
-        read_state(tmp_path / "w.pt2")
+        read_checkpoint(tmp_path / "w.pt2")
     with pytest.warns(DeprecationWarning, match="torch.jit"):
         torch.jit.script(layer).save(str(tmp_path / "w.pt"))
     with pytest.raises(BadInput, match=r"state dict in w.pt; got a TorchScript archive.*state_dict"):
-        read_state(tmp_path / "w.pt")
+        read_checkpoint(tmp_path / "w.pt")
+
+
+# Checkpoints of a training.
+
+
+def lightning(state: dict[str, torch.Tensor], **more: object) -> dict[str, object]:
+    """What Lightning's Trainer writes, in its documented structure."""
+    return {
+        "epoch": 4,
+        "global_step": 100,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": state,
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5), "best_k_models": {}}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 1e-3}]}],
+        "lr_schedulers": [],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 1e-3, "classes": ["a", "b"]},
+        **more,
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "net.", "module.", "model._orig_mod.", "backbone.encoder."])
+def test_a_lightning_checkpoint_s_prefix_is_found(tmp_path, prefix):
+    trained, network = Linear(), Linear()
+    torch.save(lightning({f"{prefix}{k}": v for k, v in trained.state_dict().items()}), tmp_path / "last.ckpt")
+    assert load_weights(network, tmp_path / "last.ckpt") == ()
+    torch.testing.assert_close(network.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+def test_what_stands_outside_the_prefix_is_left_out_and_listed(tmp_path, own_code):
+    trained = nn.Linear(3, 2)
+    state = {f"net.{k}": v for k, v in trained.state_dict().items()}
+    state |= {"loss.weight": torch.ones(2), "train_dice.confmat": torch.zeros(2, 2)}
+    torch.save(lightning(state), tmp_path / "last.ckpt")
+    note = "last.ckpt: the weights are those under 'net.'; left out: loss.weight, train_dice.confmat"
+    with pytest.warns(InputWarning, match=note):
+        network, card = load(f"{own_code}:factory", tmp_path / "last.ckpt")
+    assert card.notes == (note,)
+    torch.testing.assert_close(network.weight, trained.weight)
+    torch.save(state, tmp_path / "bare.pt")
+    with pytest.raises(BadInput, match=r"missing keys bias, weight; unexpected keys loss.weight, net.bias"):
+        load(f"{own_code}:factory", tmp_path / "bare.pt")
+
+
+def test_row_26_two_copies_of_the_weights_are_not_chosen_between(tmp_path):
+    state = {f"{prefix}{k}": v for prefix in ("model.", "ema_model.") for k, v in Linear().state_dict().items()}
+    torch.save(lightning(state), tmp_path / "last.ckpt")
+    with pytest.raises(BadInput, match=r"one set of weights .*; got several, under the prefixes model., ema_model\."):
+        load_weights(Linear(), tmp_path / "last.ckpt")
+
+
+def test_row_26_differences_are_told_without_the_prefix(tmp_path):
+    state = {f"model.{k}": v for k, v in Linear().state_dict().items() if k != "first.bias"} | {"model.extra": torch.ones(1)}
+    torch.save(lightning(state), tmp_path / "last.ckpt")
+    with pytest.raises(BadInput) as caught:
+        load_weights(Linear(), tmp_path / "last.ckpt")
+    assert caught.value.got == "missing keys first.bias; unexpected keys extra"
+
+
+def test_row_24_hyper_parameters_with_code_are_blocked_unless_trusted(tmp_path):
+    from argparse import Namespace
+
+    trained, network, made = Linear(), Linear(), tmp_path / "made"
+    state = {f"model.{k}": v for k, v in trained.state_dict().items()}
+    path = tmp_path / "last.ckpt"
+    torch.save(lightning(state, hyper_parameters=Namespace(lr=1e-3)), path)
+    with pytest.raises(BadInput, match=r"got a pickle that would run code \(argparse.Namespace\). It was blocked.*--trust-model"):
+        load_weights(network, path)
+    torch.save(lightning(state, hyper_parameters={"x": Harmful(made)}), path)
+    with pytest.raises(BadInput, match=r"a pickle that would run code"):
+        load_weights(network, path)
+    assert not made.exists()
+    (note,) = load_weights(network, path, trust=True)
+    assert (
+        note
+        == f"last.ckpt is a pickle with code, and was trusted to run code; its SHA-256 is {sha256(path.read_bytes()).hexdigest()}"
+    )
+    assert made.exists()
+    torch.testing.assert_close(network.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+
+def test_numbers_of_numpy_are_no_code(tmp_path):
+    trained, network = Linear(), Linear()
+    logged = {"dice": [np.float64(0.5), np.float32(0.25)], "steps": np.int64(3), "ok": np.bool_(True)}
+    for legacy in (False, True):
+        torch.save(
+            {"state_dict": trained.state_dict(), "logging": logged}, tmp_path / "w.pt", _use_new_zipfile_serialization=legacy
+        )
+        assert load_weights(network, tmp_path / "w.pt") == ()
+    assert read_checkpoint(tmp_path / "w.pt").rest == {"logging": logged}
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".SAFETENSORS"])
@@ -272,7 +364,7 @@ def test_row_25_torchscript_and_export_are_refused_by_name(tmp_path):
 def test_files_that_hold_no_weights(tmp_path, suffix, content, match):
     (tmp_path / f"w{suffix}").write_bytes(content)
     with pytest.raises(BadInput, match=f"safetensors or a state dict in w{suffix}; got .*{match}"):
-        read_state(tmp_path / f"w{suffix}")
+        read_checkpoint(tmp_path / f"w{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -281,20 +373,20 @@ def test_truncated_weights(tmp_path, suffix):
     save_file(Linear().state_dict(), path) if suffix == ".safetensors" else torch.save(Linear().state_dict(), path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadInput, match=f"safetensors or a state dict in w{suffix}; got .*whole"):
-        read_state(path)
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("given", [[1, 2], {"epoch": 3, "net": {}}, {1: torch.zeros(1)}, torch.zeros(3), "text"])
 def test_what_is_no_state_dict_is_refused(tmp_path, given):
     torch.save(given, tmp_path / "w.pt")
     with pytest.raises(BadInput, match=r"a state dict \(name -> tensor\) in w.pt; got (list|dict|Tensor|str)"):
-        read_state(tmp_path / "w.pt")
+        read_checkpoint(tmp_path / "w.pt")
 
 
 def test_missing_weights_are_named(tmp_path):
     for path in (tmp_path / "none.pt", tmp_path):
         with pytest.raises(BadInput, match=f"weights at {path}; got no file there"):
-            read_state(path)
+            read_checkpoint(path)
 
 
 def test_row_25_a_card_cannot_name_code_without_trust(tmp_path, own_code):
@@ -476,7 +568,10 @@ def test_null_in_preprocessing_means_not_given():
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"spacings": [1, 1, 1]}, r"preprocessing keys among orientation, spacing, size, fit, intensity; got \['spacings'\]"),
+        (
+            {"spacings": [1, 1, 1]},
+            r"preprocessing keys among orientation, .* multiple; got \['spacings'\]",
+        ),
         ({"orientation": "RAX"}, "three letters.*got 'RAX'"),
         ({"orientation": ""}, "three letters"),
         ({"orientation": 5}, "three letters"),

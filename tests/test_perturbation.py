@@ -1,6 +1,7 @@
 """Occlusion and RISE against captum, closed forms and slow re-derivations; models without gradients; memory that runs out."""
 
 import warnings
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -272,6 +273,23 @@ def test_masks_of_items_meet_their_own_items_in_every_copy() -> None:
     with torch.no_grad():
         truth = torch.stack([targets(net(copy)) for copy in copies])
         assert relative(score(net, copies.clone(), targets), truth) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (lambda x: x.flatten(1).mean(1)[:1, None], r"scores of shape \(targets, 2\).* got shape \(1, 1\)"),
+        (lambda x: x.flatten(1)[:, :1] / 0, "finite scores; got .*(inf|nan)"),
+    ],
+)
+def test_scores_that_are_none_are_refused(output: Callable[[Tensor], Tensor], message: str) -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return output(x)
+
+    for method in (Occlusion(4, 3), RISE(4, batch=1)):
+        with pytest.raises(BadInput, match=message):
+            method(Odd(), image(2) + 1, Outputs(0))
 
 
 @both_axes

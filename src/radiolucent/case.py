@@ -71,7 +71,8 @@ def explain_case(
     A method that fails is named in the summary with its reason; if all fail, so does the case.
     """
     start = time.perf_counter()
-    scan = io.read(image, frame=plan.frame, nonfinite=plan.nonfinite, colour=plan.colour, series=plan.series)
+    how: dict[str, Any] = {"frame": plan.frame, "nonfinite": plan.nonfinite, "colour": plan.colour, "series": plan.series}
+    scan = io.read_channels(image, card.channels or 1, **how).noted(*card.notes)
     if card.channels is not None and len(scan.data) != card.channels:
         raise BadInput(
             f"{card.channels} channel(s), as {card.name} was trained on",

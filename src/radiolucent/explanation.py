@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import coarsen, upsample
-from radiolucent.hooks import Layer, look
+from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass
-from radiolucent.models.preprocessing import Preprocessing
+from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Select, part_of
 from radiolucent.volume import Volume
@@ -106,7 +106,7 @@ class Prediction:
     image: Volume
     output: Any
     layers: Sequence[Layer]
-    preprocessing: Preprocessing
+    preprocessing: Prepares
 
     @property
     def x(self) -> Tensor:
@@ -150,7 +150,7 @@ class Prediction:
         groups = [shared] if shared else []
         groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]
         done: dict[int, Explanation] = {}
-        depth = {name: place for place, layer in enumerate(self.layers) for name in (layer.name, *layer.names)}
+        depth = depths(self.layers)
         common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
             maps, cost = self._run([methods[i] for i in group], targets, catch=failed is not None)
@@ -220,7 +220,7 @@ class Prediction:
         return placed
 
 
-def predict(model: nn.Module, scan: Volume, preprocessing: Preprocessing | None = None) -> Prediction:
+def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:
     """Run the model once on a scan, as it would be used, and note which layers ran."""
     preprocessing = preprocessing or Preprocessing()
     image = preprocessing(scan)
@@ -248,7 +248,7 @@ def explain(
     method: Method,
     targets: Target,
     *,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Prepares | None = None,
     classes: Sequence[str] = (),
     output: str | int | None = None,
 ) -> Explanation:

@@ -154,8 +154,19 @@ def respace(grid: Grid, spacing: tuple[float, ...]) -> Grid:
 
 def centre(grid: Grid, shape: tuple[int, ...]) -> Grid:
     """The grid cropped and padded to `shape` around its centre, by whole voxels."""
-    offset = np.array([(n - m) // 2 for n, m in zip(_three(grid.shape), _three(tuple(shape)), strict=True)])
-    return _sub(grid, np.eye(3), offset, tuple(shape))
+    return window(grid, tuple((n - m) // 2 for n, m in zip(grid.shape, tuple(shape), strict=True)), shape)
+
+
+def window(grid: Grid, start: tuple[int, ...], shape: tuple[int, ...]) -> Grid:
+    """The `shape` voxels from voxel `start` on; both may reach out of the grid."""
+    return _sub(grid, np.eye(3), np.array([*start, 0][:3]), tuple(shape))
+
+
+def permute(grid: Grid, axes: tuple[int, ...]) -> Grid:
+    """The same voxels with the axes in another order: new axis i is the grid's axis axes[i]."""
+    matrix = np.eye(3)
+    matrix[: len(axes), : len(axes)] = np.eye(len(axes))[:, list(axes)]
+    return _sub(grid, matrix, np.zeros(3), tuple(grid.shape[axis] for axis in axes))
 
 
 def orthonormalise(grid: Grid) -> Grid:

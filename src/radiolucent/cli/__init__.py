@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,9 +21,14 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See through medical-imaging models."
 )
 
-Model = Annotated[str, typer.Option("--model", help="A model folder with a card, a card file, or module:factory.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", help="A folder with a card, a card file, module:factory, nnunet:FOLDER, a MONAI bundle, or an archive."
+    ),
+]
 Weights = Annotated[Path | None, typer.Option(help="Safetensors or a state dict; default: the card's.")]
-Trust = Annotated[bool, typer.Option("--trust-model", help="Allow the card to name code that is run.")]
+Trust = Annotated[bool, typer.Option("--trust-model", help="Let code that comes with the model run; its SHA-256 is noted.")]
 Task = Literal["classification", "regression", "segmentation"]
 Reduce = Literal["sum", "mean", "probability"]
 NonFinite = Literal["refuse", "zero"]
@@ -65,9 +71,8 @@ def explain(
     from radiolucent.case import Plan, explain_case
     from radiolucent.errors import BadInput
     from radiolucent.methods import from_settings
-    from radiolucent.models import load
 
-    network, card = load(model, weights, trust=trust_model)
+    network, card = _load(model, weights, trust_model)
     if part is not None:
         card = replace(card, output=int(part) if part.isdecimal() else part)
     card = replace(card, task=task or card.task)
@@ -87,7 +92,8 @@ def explain(
         card.index(wanted)
     if names and not parcellation:
         raise BadInput("--names with --parcellation", "--names alone", "Give the label image too, or leave the names out.")
-    inputs = [*images, *(Path(p) for p in (model, weights, parcellation, names) if p)]
+    place = model.partition(":")[2] if model.startswith(("nnunet:", "bundle:")) else model
+    inputs = [*images, *(Path(p) for p in (place, weights, parcellation, names) if p)]
     cases = _cases(images, out, overwrite, inputs)
     done: list[dict[str, Any]] = []
     with progress(len(cases), as_json) as (say, step):
@@ -117,11 +123,10 @@ def layers(
     from radiolucent import Volume, io, predict
     from radiolucent.errors import BadInput
     from radiolucent.hooks import last_layer
-    from radiolucent.models import load
 
-    network, card = load(model, weights, trust=trust_model)
+    network, card = _load(model, weights, trust_model)
     if image is not None:
-        prediction = predict(network, io.read(image), card.preprocessing)
+        prediction = predict(network, io.read_channels(image, card.channels or 1), card.preprocessing)
     elif shape or card.preprocessing.size:
         size = _numbers(shape) if shape else (card.channels or 1, *(card.preprocessing.size or ()))
         prediction = predict(network, Volume(np.zeros(size, np.float32)))
@@ -197,6 +202,19 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
         print(__version__)
         raise typer.Exit
+
+
+def _load(model: str, weights: Path | None, trust: bool) -> tuple[Any, Any]:
+    """The model and its card; what loading has to say becomes lines on standard error."""
+    from radiolucent.errors import InputWarning
+    from radiolucent.models import load
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)
+        network, card = load(model, weights, trust=trust)
+    for note in card.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return network, card
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ Everything here is a context manager, and leaves the model as it was found, also
 
 from radiolucent.hooks.attention import attending, flowing
 from radiolucent.hooks.guest import evaluating, out_of_memory
-from radiolucent.hooks.layers import Layer, all_layers, last_layer, layers, look, tensors_in
+from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, some, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
 from radiolucent.hooks.sharing import OneInput, Sharing
@@ -24,6 +24,7 @@ __all__ = [
     "Taps",
     "all_layers",
     "attending",
+    "depths",
     "editing",
     "evaluating",
     "flowing",
@@ -35,6 +36,7 @@ __all__ = [
     "relus",
     "replaying",
     "rewriting",
+    "some",
     "tap",
     "tensors_in",
 ]

@@ -21,7 +21,8 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     (LoRA merges its weights) and exported ones refuse. Buffers that a forward pass changes are put back.
     """
     _check_guest(model)
-    modes = [(module, module.training) for module in model.modules()]
+    # A frozen TorchScript module has no flag.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     wanted = [(p, p.requires_grad) for p in model.parameters()]
     named = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None and not b.is_meta]
     buffers = [(m, name, b, b.clone()) for m, name, b in named]

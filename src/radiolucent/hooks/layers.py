@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -11,9 +13,11 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, InputWarning
 from radiolucent.hooks.guest import evaluating
 from radiolucent.hooks.tokens import Form, form_of
+
+ON_THE_INPUT = "Choose a method that works on the input (Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it)."
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Layer:
     form: how the output holds cells of the image (channels first or last, or tokens), None where it has none.
     is_output: it is the model's output, or a part of it.
     precedes_attention: an attention runs after it, through which its cells can still reach a class token.
+    places: for each run, how many runs of layers had finished before.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Layer:
     form: Form | None
     is_output: bool
     precedes_attention: bool = False
+    places: tuple[int, ...] = ()
 
     @property
     def is_spatial(self) -> bool:
@@ -53,6 +59,7 @@ class Layer:
 def _recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, Any]]]:
     """Name -> (layer, weak reference to its output) in the order of finishing."""
     seen: dict[str, tuple[Layer, Any]] = {}
+    count = itertools.count()
     with ExitStack() as stack:
         for name, module in model.named_modules():
             # Parametrizations make weights, not features; TorchScript takes no hooks.
@@ -61,10 +68,10 @@ def _recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[
 
             def record(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
                 if isinstance(output, Tensor):
-                    runs = seen.pop(name)[0].runs + 1 if name in seen else 1
-                    layer = Layer(
-                        name, type(module).__name__, tuple(output.shape[1:]), runs, _form(model, name, output, image), False
-                    )
+                    earlier = seen.pop(name)[0].places if name in seen else ()
+                    places = (*earlier, next(count))
+                    shape, form = tuple(output.shape[1:]), _form(model, name, output, image)
+                    layer = Layer(name, type(module).__name__, shape, len(places), form, False, places=places)
                     seen[name] = layer, ref(output)
 
             def attend(module: nn.Module, args: Any) -> None:
@@ -91,11 +98,40 @@ def _is_attention(name: str, module: nn.Module) -> bool:
 
 
 def look(model: nn.Module, x: Tensor) -> tuple[Any, list[Layer]]:
-    """One plain forward: the model's output, and the layers that ran with their output shapes."""
+    """One plain forward: the model's output, and the layers that ran with their output shapes.
+
+    A model that draws random numbers, to an effect, is announced.
+    """
     with evaluating(model), torch.no_grad(), _recording(model, x.shape) as seen:
+        before = _random_state(x)
         output = model(x.clone())  # some models overwrite their input
+        drew = not all(map(torch.equal, before, _random_state(x)))
+    if drew:
+        _announce_randomness(model, x, output)
     parts = list(tensors_in(output))
     return output, [replace(layer, is_output=any(kept() is part for part in parts)) for layer, kept in seen.values()]
+
+
+def _random_state(x: Tensor) -> list[Tensor]:
+    state = [torch.get_rng_state()]
+    return [*state, torch.cuda.get_rng_state(x.device)] if x.device.type == "cuda" else state
+
+
+def _announce_randomness(model: nn.Module, x: Tensor, output: Any) -> None:
+    with evaluating(model, seed=1), torch.no_grad():
+        other = model(x.clone())
+    pairs = [
+        (a, b) for a, b in zip(tensors_in(output), tensors_in(other), strict=False) if a.shape == b.shape and a.is_floating_point()
+    ]
+    largest = max((float(a.abs().max()) for a, _ in pairs), default=0.0)
+    difference = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
+    if difference:
+        warnings.warn(
+            f"the model is stochastic: two passes differ by up to {difference / max(largest, 1e-30):.2g} of the largest output; "
+            "the maps are of one draw (of seed 0)",
+            InputWarning,
+            stacklevel=4,
+        )
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
@@ -141,8 +177,14 @@ def _no_grid(found: Sequence[Layer]) -> BadInput:
     return BadInput(
         "a layer whose output has spatial axes",
         f"only others: {some([layer.name for layer in found])}" if found else "a model whose layers do not report their calls",
-        "Choose a method that works on the input, for example SmoothGrad or IntegratedGradients.",
+        ON_THE_INPUT,
     )
+
+
+def depths(found: Sequence[Layer]) -> dict[str, int]:
+    """Each layer's, and each of its runs', place in the order of finishing."""
+    runs = {name: place for layer in found for name, place in zip(layer.names, layer.places, strict=True)}
+    return {layer.name: layer.places[-1] for layer in found} | runs
 
 
 def some(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks.guest import out_of_memory
-from radiolucent.hooks.layers import layers, some, tensors_in
+from radiolucent.hooks.layers import ON_THE_INPUT, layers, some, tensors_in
 
 INPUT = ""
 """The name under which the model's own input is tapped."""
@@ -82,10 +82,11 @@ class Taps:
             expected, do = f"a tensor of real numbers as the output of layer {name!r}", "Choose a layer inside it, or another."
             return BadInput(expected, self._other[name], do)
         ran = [] if self._x is None else [layer.name for layer in layers(self._model, self._x)]
+        unflat = "Exported models hide their layers: use torch.export.unflatten(program), or the original model."
         return BadInput(
             f"layer {name!r} to run in the forward pass",
             f"no call of it; {f'these ran: {some(ran)}' if ran else 'no layer reports its calls'}",
-            "Choose one that runs on this input. Exported models hide their layers: use the original model.",
+            f"Choose one that runs on this input. {unflat}",
         )
 
 
@@ -144,7 +145,9 @@ def _module(model: nn.Module, name: str) -> nn.Module:
         hint = f"Close to it: {', '.join(close)}. List all with radiolucent.layers." if close else "The model has no layers."
         raise BadInput("the name of a layer", repr(name), hint)
     if isinstance(modules[layer], torch.jit.ScriptModule):
-        raise BadInput(f"a layer {layer!r} that can be watched", "a part of a TorchScript model", "Use the original model.")
+        raise BadInput(
+            f"a layer {layer!r} that can be watched", "a part of a TorchScript model", f"{ON_THE_INPUT} Or use the original model."
+        )
     return modules[layer]
 
 

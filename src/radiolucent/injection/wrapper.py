@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.hooks import Layer, OneInput, Sharing, look
+from radiolucent.hooks import Layer, OneInput, Sharing, depths, look
 from radiolucent.injection.choice import Choice, Deciding, detached
 from radiolucent.injection.maps import TABLE, Maps
 from radiolucent.methods import as_dict, at_layer, at_layers, from_dict, shared_pass, title
@@ -43,7 +43,7 @@ class Injected(Sharing):
         self.calls = 0
         self.maps: Maps | None = None
         self._last: tuple[Tensor, Sequence[str]] | None = None
-        self._depth: dict[str, int] = {}
+        self.depth: dict[str, int] = {}
         self._at: dict[Any, list[Method]] = {}
         self._alike: dict[Any, bool] = {}
         self._names: Sequence[str] | None = None
@@ -102,7 +102,7 @@ class Injected(Sharing):
 
     def _found(self, key: Any, found: Sequence[Layer]) -> None:
         self._at[key] = [m for method in self.methods for m in at_layers(method, found)]
-        self._depth = {name: place for place, layer in enumerate(found) for name in (layer.name, *layer.names)}
+        self.depth = depths(found)
 
     def measure(self, mask: Tensor) -> list[dict[str, Any]]:
         """Measure the last call's maps against label images; the rows are also added to `scores`."""
@@ -118,7 +118,7 @@ class Injected(Sharing):
             method, settings, layer = titles(as_dict(self.maps.methods[name]))
             about = {"case": names[i], "method": method, "settings": settings, "layer": layer, "target": self.maps.targets[t]}
             found = measure(relevance, scan.like(labels[i][None].cpu().numpy()), self.metrics)
-            self.scores.add(found, **about, depth=self._depth.get(layer))
+            self.scores.add(found, **about, depth=self.depth.get(layer))
             rows += [about | row for row in found]
         return rows
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -74,6 +74,23 @@ def read(
     else:
         volume = image.read(path, frame, colour)
     return _finite(volume, path, nonfinite)
+
+
+def read_channels(path: str | Path, channels: int, **how: Any) -> Volume:
+    """As `read`; of a file case_0000.nii.gz also the channels case_0001.nii.gz, ... beside it, as nnU-Net keeps them."""
+    path = Path(path)
+    name, kind = stem(path), path.name[len(stem(path)) :]
+    first = read(path, **how)
+    if channels == 1 or len(first.data) > 1 or not name.endswith("_0000"):
+        return first
+    volumes = [first]
+    for number in range(1, channels):
+        other = path.with_name(f"{name.removesuffix('0000')}{number:04d}{kind}")
+        volumes.append(read(other, **how))
+        if volumes[-1].grid != first.grid or len(volumes[-1].data) != 1:
+            raise BadInput(f"one channel on the grid of {path.name} in {other.name}", f"{volumes[-1]}", "Resample it to the first.")
+    notes = dict.fromkeys(note for volume in volumes for note in volume.notes)
+    return Volume(np.concatenate([v.data for v in volumes]), first.affine, first.has_world, tuple(notes))
 
 
 def read_labels(path: str | Path) -> Volume:
@@ -144,6 +161,6 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
 
 
 __all__ = [
-    "SUFFIXES", "DicomSource", "is_dicom", "new_folder", "put", "read", "read_labels", "stem", "suffix", "to_nifti", "write",
-    "write_parametric_map", "write_segmentation",
+    "SUFFIXES", "DicomSource", "is_dicom", "new_folder", "put", "read", "read_channels", "read_labels", "stem", "suffix",
+    "to_nifti", "write", "write_parametric_map", "write_segmentation",
 ]  # fmt: skip

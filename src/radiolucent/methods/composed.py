@@ -12,6 +12,7 @@ from radiolucent.geometry import upsample
 from radiolucent.methods.cam import GradCAM
 from radiolucent.methods.gradient import Gradient, check_floating
 from radiolucent.methods.guided import GuidedBackprop
+from radiolucent.methods.perturbation import in_passes, mean
 from radiolucent.protocols import Method, Target
 
 
@@ -21,14 +22,16 @@ class SmoothGrad:
 
         R = 1/n sum_i R_of(x + e_i),   e_i ~ N(0, (noise * (max x - min x))^2)
 
-    n = `samples`, `of` = the method that is averaged. Sign and grid are those of `of`. The noise is drawn
-    from `seed`, the same for each batch item. Smooth pictures are not by themselves more faithful.
+    n = `samples`, `batch` of them in a pass (0: as many as fit well), `of` = the method that is averaged. Sign and
+    grid are those of `of`. The noise is drawn from `seed`, the same for each batch item. Smooth pictures are not by
+    themselves more faithful.
     """
 
     of: Method = field(default_factory=Gradient)
     samples: int = 25
     noise: float = 0.1
     seed: int = 0
+    batch: int = 0
 
     @property
     def unit(self) -> str:
@@ -41,13 +44,8 @@ class SmoothGrad:
         generator = torch.Generator().manual_seed(self.seed)
         spread = x.flatten(1).amax(1) - x.flatten(1).amin(1)
         sigma = self.noise * spread.reshape(-1, *[1] * (x.ndim - 1))
-        total: Tensor | None = None
-        for _ in range(self.samples):
-            e = torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma
-            relevance = self.of(model, x + e, targets)
-            total = relevance if total is None else total.add_(relevance)
-        assert total is not None
-        return total / self.samples
+        noisy = (x + torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma for _ in range(self.samples))
+        return mean(in_passes(self.of, model, noisy, targets, self.batch))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.methods.gradient import Gradient, check_floating, plain
+from radiolucent.methods.perturbation import in_passes, mean
 from radiolucent.protocols import Target
 
 
@@ -22,7 +24,8 @@ class ExpectedGradients:
 
         R = E_{x' ~ D, a ~ U(0, 1)} [ (x - x') * dS/dx (x' + a (x - x')) ],     E[sum R] = S(x) - mean_D S(x')
 
-    by `samples` draws from `seed`, the same for each target and batch item. `references` names D: a .npy file
+    by `samples` draws from `seed`, the same for each target and batch item, `batch` of them in a pass (0: as many as
+    fit well). `references` names D: a .npy file
     (n, channels, *grid) of images as the model takes them, such as preprocessed training images, of which only the
     drawn ones are read; or one baseline (zero, minimum, mean, blur, noise), a set of one. Signed, on the input's grid.
     No value of a voxel means "absent", unlike in Integrated Gradients. The draws leave noise: the sum over all
@@ -32,6 +35,7 @@ class ExpectedGradients:
     references: str = "zero"
     samples: int = 50
     seed: int = 0
+    batch: int = 0
 
     unit = "score"
 
@@ -42,14 +46,15 @@ class ExpectedGradients:
         check_floating(x)
         size, reference = _references(self.references, x)
         generator = torch.Generator().manual_seed(self.seed)
-        total: Tensor | None = None
-        for _ in range(self.samples):
-            x_ref = reference(int(torch.randint(size, (), generator=generator)))
-            a = float(torch.rand((), generator=generator))
-            part = Gradient()(model, torch.lerp(x_ref, x, a), targets) * (x - x_ref)
-            total = part if total is None else total.add_(part)
-        assert total is not None
-        return total / self.samples
+        references: deque[Tensor] = deque()
+
+        def points() -> Iterator[Tensor]:
+            for _ in range(self.samples):
+                references.append(reference(int(torch.randint(size, (), generator=generator))))
+                yield torch.lerp(references[-1], x, float(torch.rand((), generator=generator)))
+
+        gradients = in_passes(Gradient(), model, points(), targets, self.batch)
+        return mean(g * (x - references.popleft()) for g in gradients)
 
 
 def _references(name: str, x: Tensor) -> tuple[int, Callable[[int], Tensor]]:

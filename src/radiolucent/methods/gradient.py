@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.hooks import INPUT, Form, Layer, Taps, all_layers, evaluating, form_of, last_layer, layers, tap
+from radiolucent.hooks import INPUT, Form, Layer, Taps, all_layers, evaluating, form_of, last_layer, layers, some, tap
 from radiolucent.protocols import FirstOrder, Target
 
 
@@ -214,7 +214,7 @@ def spatial_form(model: nn.Module, name: str, output: Tensor, x: Tensor) -> Form
     raise BadInput(
         f"a grid of {max(x.ndim - 2, 1)} axes and several cells at {what}",
         f"shape {tuple(output.shape)}",
-        "See which layers have one with radiolucent.layers(model, x).",
+        f"These have one: {some([layer.name for layer in layers(model, x) if layer.is_spatial])}.",
     )
 
 

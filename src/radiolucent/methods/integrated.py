@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.methods.gradient import Gradient, check_floating, plain
+from radiolucent.methods.perturbation import in_passes, mean
 from radiolucent.protocols import Target
 
 
@@ -20,13 +21,14 @@ class IntegratedGradients:
 
         R = (x - x') * integral_0^1 dS/dx (x' + a (x - x')) da,     sum R = S(x) - S(x')
 
-    by Gauss-Legendre quadrature with `steps` points; `baseline` names x' (zero, minimum, mean, blur,
-    noise). Signed, on the input's grid, complete up to the quadrature. A voxel that equals the
-    reference gets 0: with "zero" black tissue is never relevant.
+    by Gauss-Legendre quadrature with `steps` points, `batch` of them in a pass (0: as many as fit well);
+    `baseline` names x' (zero, minimum, mean, blur, noise). Signed, on the input's grid, complete up to the
+    quadrature. A voxel that equals the reference gets 0: with "zero" black tissue is never relevant.
     """
 
     steps: int = 50
     baseline: str = "zero"
+    batch: int = 0
 
     unit = "score"
 
@@ -36,10 +38,8 @@ class IntegratedGradients:
         x = plain(x)
         check_floating(x)
         reference = baselines.baseline(self.baseline, x)
-        places, weights = np.polynomial.legendre.leggauss(self.steps)
-        total: Tensor | None = None
-        for a, weight in zip((1 + places) / 2, weights / 2, strict=True):
-            gradient = Gradient()(model, torch.lerp(reference, x, float(a)), targets) * float(weight)
-            total = gradient if total is None else total.add_(gradient)
-        assert total is not None
-        return (x - reference) * total
+        n = self.steps
+        places, weights = np.polynomial.legendre.leggauss(n)
+        path = (torch.lerp(reference, x, float(a)) for a in (1 + places) / 2)
+        gradients = in_passes(Gradient(), model, path, targets, self.batch)
+        return (x - reference) * mean(g * float(n * weight / 2) for g, weight in zip(gradients, weights, strict=True))

@@ -60,6 +60,6 @@ class LRP:
             raise BadInput("epsilon >= 0 and gamma >= 0", f"{self.epsilon} and {self.gamma}", "1e-6 and 0.25 are usual.")
         rules = Propagation(_CONVOLUTIONS[self.composite], self.epsilon, self.gamma, self.first)
         with rewriting(rules.by_name(), rules.otherwise):
-            relevance = Gradient()(rules.between(model), x, rules.scores(targets))
+            relevance = Gradient()(rules.between(model), x, targets)
         rules.check_first()
         return relevance

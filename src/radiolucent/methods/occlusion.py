@@ -27,7 +27,7 @@ class Occlusion:
     edge. `baseline` names what covers (zero, minimum, mean, blur, noise), all channels together. Signed, on
     the input's grid, in steps of the stride. Needs no gradient, so it explains any model, and all targets
     cost as much as one. Where two places can replace each other, covering either alone shows neither.
-    Memory: the map, and `batch` images in the forward pass (0: about a million voxels' worth).
+    Memory: the map, and `batch` images in the forward pass (0: up to 16, of a million voxels together).
     """
 
     window: int | tuple[int, ...] = 16

@@ -46,6 +46,21 @@ class Passing:
 
     def __init__(self) -> None:
         self._gates: Any = WeakTensorKeyDictionary()
+        self._seen: Any = WeakTensorKeyDictionary()
+
+    def seen(self, result: Any) -> Any:
+        """Note what a function gave that was seen."""
+        self._seen.update((t, True) for t in tensors_in(result))
+        return result
+
+    def check_origin(self, given: Any, where: str) -> None:
+        """Refuse what was computed out of sight: its backward pass would be the plain gradient, without a word."""
+        if any(t.requires_grad and t not in self._seen for t in tensors_in(given)):
+            raise BadInput(
+                "a network whose functions can be seen",
+                f"{where} that comes from elsewhere (TorchScript, or an autograd function of the model's own)",
+                "Use the original model, or a method that follows any network: IntegratedGradients, SmoothGrad, a CAM.",
+            )
 
     def gate(self, call: Call) -> Tensor:
         gate = call.run().detach()
@@ -76,6 +91,7 @@ class Passing:
 
     def check_output(self, output: Any) -> None:
         """Refuse a network that ends in a gate: a softmax or sigmoid."""
+        self.check_origin(output, "an output")
         last = [self._gates[t] for t in tensors_in(output) if t in self._gates]
         if last:
             raise no_rule(last[0], "as the last layer", "Explain the logits before it. ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from radiolucent.errors import BadInput
 from radiolucent.hooks import Call, Rule
 from radiolucent.methods.passing import GATES, Passing, no_rule
 from radiolucent.methods.sharing import Arrive, Damp, Share
-from radiolucent.protocols import Target
 
 FIRST = ("same", "flat", "w2", "box")
 STABILISER = 1e-6
@@ -57,7 +56,7 @@ class Propagation:
         self._first_used = first == "same"
         self._layers: Any = WeakTensorKeyDictionary()
         """A linear layer's output -> the layer, and the version of the output, for a batch norm behind it."""
-        self._on = True
+        self._on = False
         self._passing = Passing()
         self._image: Tensor | None = None
         self._given: Tensor | None = None
@@ -66,22 +65,16 @@ class Propagation:
         """The model, at whose input R comes out instead of G."""
         return _Between(model, self)
 
-    def enter(self, image: Tensor) -> Tensor:
-        self._image, self._given = image, Arrive.apply(image, image.detach())
-        return self._given
-
-    def scores(self, targets: Target) -> Target:
-        """The targets, free to compute with the model's output what they want."""
-
-        def score(output: Any) -> Tensor:
-            self._passing.check_output(output)
+    def run(self, model: nn.Module, image: Tensor) -> Any:
+        """The model's output. The rules hold here only, not for what a target does with the output."""
+        self._image, self._given = image, self._passing.seen(Arrive.apply(image, image.detach()))
+        self._on = True
+        try:
+            output = model(self._given)
+        finally:
             self._on = False
-            try:
-                return targets(output)
-            finally:
-                self._on = True
-
-        return cast(Target, score)
+        self._passing.check_output(output)
+        return output
 
     def check_first(self) -> None:
         if not self._first_used:
@@ -103,17 +96,21 @@ class Propagation:
 
     def otherwise(self, call: Call) -> Any:
         """Any other call."""
-        return self._passing.as_written(call) if self._on else call.as_written()
+        return self._seen(self._passing.as_written, call) if self._on else call.as_written()
 
     def _where_it_matters(self, rule: Callable[[Call], Tensor], call: Call) -> Tensor | None:
         """The rule for what depends on the image; the rest runs as written."""
         if not self._on:
             return None
         if not call.arguments["input"].requires_grad:
-            return self._passing.as_written(call)
+            return self._seen(self._passing.as_written, call)
         if not torch.is_grad_enabled():
             raise no_rule(call, "without a gradient (torch.no_grad, a checkpoint or an autograd function in the model)")
-        return rule(call)
+        return self._seen(rule, call)
+
+    def _seen(self, rule: Callable[[Call], Any], call: Call) -> Any:
+        self._passing.check_origin(call.tensors(), f"a tensor for {call.name}")
+        return self._passing.seen(rule(call))
 
     def _linear(self, call: Call) -> Tensor:
         weight, bias = call.arguments["weight"], call.arguments.get("bias")
@@ -217,7 +214,7 @@ class _Between(nn.Module):
         self.model, self.rules = model, rules
 
     def forward(self, x: Tensor) -> Any:
-        return self.model(self.rules.enter(x))
+        return self.rules.run(self.model, x)
 
 
 def _positive(call: Call) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from radiolucent.errors import BadInput
-from radiolucent.models.preprocessing import Preprocessing
+from radiolucent.models.preprocessing import Prepares, Preprocessing
 
 Task = Literal["classification", "regression", "segmentation"]
 
@@ -22,8 +22,8 @@ class Card:
     Args:
         name: what the model is called.
         task: classification, regression or segmentation; decides what a target index means.
-        network: "monai:NAME" for a class of monai.networks.nets, or "module:factory" (your code, run
-            only with trust).
+        network: "monai:NAME" for a class of monai.networks.nets, "module:factory" (your code, run only with
+            trust), or "archive": `weights` is a TorchScript or torch.export archive (only with trust).
         arguments: keyword arguments of the network.
         weights: file name of the weights, safetensors or a state dict.
         channels: number of input channels; None where nobody says it (module:factory).
@@ -32,6 +32,7 @@ class Card:
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
         about: anything else worth knowing: data, licence, split, figures, limits.
+        notes: remarks that loading gave rise to; they travel into the provenance and the report.
     """
 
     name: str
@@ -43,8 +44,9 @@ class Card:
     classes: tuple[str, ...] = ()
     layer: str = "auto"
     output: str | int | None = None
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    preprocessing: Prepares = field(default_factory=Preprocessing)
     about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def index(self, target: str) -> int:
         """A class by its name or number."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -17,6 +17,23 @@ from radiolucent import geometry
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array, Grid
 from radiolucent.volume import Volume
+
+
+class Prepares(Protocol):
+    """What a model wants of a scan: Preprocessing, or the rules of another tool."""
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """The grid of an input that the model takes, where there is one."""
+        ...
+
+    def __call__(self, scan: Volume) -> Volume:
+        """The scan as the model takes it, float32 (c, *size); its grid says where it lies."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the provenance."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,22 +55,32 @@ class Percentile:
 
 @dataclass(frozen=True)
 class ZScore:
-    """Mean 0 and standard deviation 1 over the scan, per channel; `nonzero` takes only voxels above 0."""
+    """Mean 0 and standard deviation 1 over the scan, per channel.
+
+    `nonzero` measures both over voxels above 0 only; `keep_zero` over voxels other than 0, which alone are
+    changed.
+    """
 
     nonzero: bool = False
+    keep_zero: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.nonzero, bool):
-            raise BadInput("true or false for nonzero", repr(self.nonzero), "Correct the model card.")
+        for name in ("nonzero", "keep_zero"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadInput(f"true or false for {name}", repr(getattr(self, name)), "Correct the model card.")
+        if self.nonzero and self.keep_zero:
+            raise BadInput("one of nonzero and keep_zero", "both", "Correct the model card.")
 
     def __call__(self, data: Array) -> Array:
         return np.stack([self._scaled(channel) for channel in data])
 
     def _scaled(self, channel: Array) -> Array:
-        part = channel[channel > 0] if self.nonzero and (channel > 0).any() else channel
+        inside = channel != 0 if self.keep_zero else channel > 0
+        part = channel[inside] if (self.nonzero or self.keep_zero) and inside.any() else channel
         mean, deviation = float(part.mean(dtype=np.float64)), float(part.std(dtype=np.float64))
         constant = deviation <= 1e-7 * float(np.abs(part).max())  # no more than rounding
-        return (channel - mean) / (1 if constant else deviation)
+        scaled = (channel - mean) / (1 if constant else deviation)
+        return np.where(inside, scaled, channel) if self.keep_zero else scaled
 
 
 @dataclass(frozen=True)
@@ -85,6 +112,7 @@ class Preprocessing:
         size: the model's grid. fit="centre" crops and pads (with 0, after `intensity`) around the
             centre; fit="stretch" scales the whole field of view.
         intensity: how values are scaled, over the whole scan as stored.
+        multiple: each axis is padded in front and behind to a multiple of this (the network's total stride).
     """
 
     orientation: str | None = None
@@ -92,6 +120,7 @@ class Preprocessing:
     size: tuple[int, ...] | None = None
     fit: Literal["centre", "stretch"] = "centre"
     intensity: Intensity | None = None
+    multiple: int | None = None
 
     def __post_init__(self) -> None:
         if self.orientation is not None:
@@ -108,6 +137,8 @@ class Preprocessing:
         if len(self._axes) > 1:
             given = f"{self.orientation}, {self.spacing} and {self.size}"
             raise BadInput("orientation, spacing and size for as many axes each", given, "Correct the model card.")
+        if self.multiple is not None and not (type(self.multiple) is int and self.multiple > 0):
+            raise BadInput("a whole number above 0 for multiple", repr(self.multiple), "Correct the model card.")
         if self.fit not in ("centre", "stretch"):
             raise BadInput('fit "centre" or "stretch"', repr(self.fit), "Correct the model card.")
 
@@ -130,6 +161,8 @@ class Preprocessing:
             grid = geometry.respace(grid, self.spacing)
         if self.size:
             grid = geometry.coarsen(grid, self.size) if self.fit == "stretch" else geometry.centre(grid, self.size)
+        if self.multiple:
+            grid = geometry.centre(grid, tuple(-(-n // self.multiple) * self.multiple for n in grid.shape))
         return grid
 
     def __call__(self, scan: Volume) -> Volume:

@@ -115,7 +115,8 @@ class Medcam(Sharing):
         for name, _, i, _, relevance in found.volumes(grey):
             layer = _layer(found, name)
             case = f"{self.counter}_{i}"
-            scores[layer][i] = self.evaluator.comp_score(relevance.data.mean(0), mask[i], layer=layer, class_label=0, name=case)
+            depth = self._injected.depth.get(layer)
+            scores[layer][i] = self.evaluator.comp_score(relevance.data.mean(0), mask[i], layer, 0, case, depth)
         return scores
 
     def get_layers(self, reverse: bool = False) -> list[str]:
@@ -242,4 +243,4 @@ def inject(
     settings = Settings(
         folder, label, data_shape, save_maps, save_pickle, save_scores, evaluate, return_score, return_attention, cudnn
     )
-    return Medcam(model, injected, settings, Evaluator(folder, metric, threshold, get_layers(model)), replace)
+    return Medcam(model, injected, settings, Evaluator(folder, metric, threshold), replace)
