@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from worlds import STYLES, Transformer, image, relative
 
 from radiolucent import BadInput, Contrast, Logits, Region
-from radiolucent.hooks import flowing
+from radiolucent.hooks import attending, flowing
 from radiolucent.methods import AttentionRollout, GradientRollout
 
 both_axes = pytest.mark.parametrize("axes", [2, 3])
@@ -260,6 +260,53 @@ def test_the_flow_loses_and_gains_nothing_on_its_way() -> None:
     with flowing([]):
         ones = net(ones)
     assert torch.allclose(ones, torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("case", ["plain", "causal", "boolean mask", "added mask", "scale", "grouped"])
+def test_each_option_of_pytorchs_attention_is_kept_exactly(case: str) -> None:
+    q, k, v = torch.rand(3, 2, 4, 5, 6).unbind()
+    options = {
+        "plain": {},
+        "causal": {"is_causal": True},
+        "boolean mask": {"attn_mask": torch.rand(2, 4, 5, 5) > 0.3},
+        "added mask": {"attn_mask": torch.randn(5, 5)},
+        "scale": {"scale": 0.3},
+        "grouped": {"enable_gqa": True},
+    }[case]
+    if case == "grouped":
+        k, v = k[:, :2], v[:, :2]
+    truth = nn.functional.scaled_dot_product_attention(q, k, v, **options)
+    with attending(nn.Identity(), q) as seen:
+        found = nn.functional.scaled_dot_product_attention(q, k, v, **options)
+    assert relative(found.detach(), truth) <= 1e-5
+    assert seen.matrices[0].shape == (2, 4, 5, 5)
+
+
+def test_multihead_attention_with_keys_of_its_own_and_without_a_batch() -> None:
+    x = torch.rand(5, 8)
+    attention = nn.MultiheadAttention(8, 2, add_bias_kv=True, add_zero_attn=True).requires_grad_(False)
+    with attending(attention, x[None]) as seen:
+        attention(x, x, x)
+    carried = x.clone().requires_grad_()
+    with flowing([A.detach() for A in seen.matrices]):
+        result = attention(carried, carried, carried)[0]
+    (relevance,) = torch.autograd.grad(result[2].mean(), carried)
+    truth = attention(x, x, x)[1][2, :5]  # the two keys that it adds keep their share
+    assert relative(relevance.sum(1), truth) <= 1e-5
+    assert truth.sum() < 0.99
+
+
+def test_the_flow_follows_what_is_written_in_place_and_not_the_logits() -> None:
+    x = torch.rand(2, 4, 3).requires_grad_()
+    with flowing([]):
+        y = x.clone()
+        y.relu_()  # whose result is not used
+        z = y.transpose(1, 2).clone()
+        y.add_(z.transpose(1, 2))
+        logits = y @ z
+    assert not logits.requires_grad
+    (relevance,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(relevance, torch.ones_like(x))
 
 
 def test_another_path_in_the_second_run_is_refused() -> None:

@@ -164,3 +164,20 @@ def test_score_cam_and_ablation_cam_on_tokens_are_those_of_a_network_that_keeps_
     grid.load_state_dict({k: v[..., None, None] if k == "mix.weight" else v for k, v in rows.state_dict().items()})
     for method in (ScoreCAM("mix", relu=False), AblationCAM("mix", relu=False)):
         assert relative(method(rows, x, Logits(0, 2)), method(grid, x, Logits(0, 2))) <= 1e-4
+
+
+def test_a_stage_of_token_layers_that_gives_its_channels_first_again_is_read_so() -> None:
+    """Like a stage of a Swin: linear layers only inside, (b, c, *cells) outside, and as many channels as cells along an axis."""
+
+    class Stage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x.movedim(1, -1)).movedim(-1, 1)
+
+    net = nn.Sequential(nn.Conv2d(1, 3, 2, stride=2), Stage(), nn.Flatten(), nn.Linear(216, 2))
+    found = {layer.name: layer.form for layer in layers(net, torch.rand(2, 1, 12, 12))}
+    assert found["1"] == Form("channels first", (6, 6))
+    assert found["1.linear"] == Form("channels last", (6, 6))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ def form_of(model: nn.Module, name: str, output: Tensor, image: Sequence[int]) -
     if output.ndim < len(image) == 5 and nn.Conv2d in (kinds := {type(m) for m in model.modules()}) and nn.Conv3d not in kinds:
         return None  # 2.5D: the rows are slices
     is_turned = output.ndim > 3 and output.stride(1) == 1 < output.shape[1]  # a view with the channels moved to the front
-    last = None if is_turned else _channels_last(model, name)
+    last = None if is_turned or output.ndim != len(image) else _channels_last(model, name)
     found = form(output.shape, image, channels_last=last)
     if name and last and isinstance(model.get_submodule(name.partition("#")[0]), (nn.Softmax, nn.Dropout)):
         # In a block of tokens this is no grid but an attention matrix (b, heads, queries, keys).
@@ -77,10 +78,11 @@ def form(shape: Sequence[int], image: Sequence[int], channels_last: bool | None 
         is_last = fits_last and channels_last is not False and (better or (same and channels_last is True))
         cells, kind = (last, "channels last") if is_last else (first, "channels first")
         return Form(kind, cells) if math.prod(cells) > 1 else None
-    return _tokens(shape, grid) if len(shape) == 3 and len(grid) > 1 else None
+    return _tokens(tuple(shape), grid) if len(shape) == 3 and len(grid) > 1 else None
 
 
-def _tokens(shape: Sequence[int], grid: tuple[int, ...]) -> Form | None:
+@lru_cache(maxsize=256)  # all layers of a transformer have the same few shapes
+def _tokens(shape: tuple[int, ...], grid: tuple[int, ...]) -> Form | None:
     found = []
     for axis, kind in ((1, "tokens"), (2, "tokens last")):
         for rank, cells, extra in _patches(shape[axis], grid):

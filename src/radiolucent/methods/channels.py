@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from radiolucent import baselines
 from radiolucent.geometry import upsample
-from radiolucent.hooks import evaluating, last_layer, layers, replaying, tap
+from radiolucent.hooks import Form, Replay, evaluating, form_of, last_layer, layers, replaying, tap
 from radiolucent.methods.gradient import plain, spatial_form
 from radiolucent.methods.perturbation import NUMBERS, VOXELS, in_chunks, score, share
 from radiolucent.protocols import Target
@@ -80,20 +80,27 @@ class AblationCAM:
         layer = _named(self.layer, model, x)
         with evaluating(model), torch.no_grad(), replaying(model, layer, x) as replay:
             A = replay.value
+            form = form_of(model, layer, A, x.shape)
+            weights = None if form is None else self._weights(replay, form, targets)
+        if form is None or weights is None:  # only out here may the model run, to say which layers have a grid
             form = spatial_form(model, layer, A, x)
-
-            def ablated(which: range) -> Tensor:
-                variants = A.expand(len(which), *A.shape).clone()
-                for variant, k in zip(variants, which, strict=True):
-                    form.restore(variant)[:, k] = 0
-                return score(replay, variants, targets)
-
-            S = score(replay, A[None], targets)
-            without = [
-                found for _, found in in_chunks(form.restore(A).shape[1], share(self.batch, replay.largest, NUMBERS), ablated)
-            ]
-            weights = (S - torch.cat(without)) / S.abs()
+        assert weights is not None
         return _combined(weights, form.restore(A), self.relu)
+
+    def _weights(self, replay: Replay, form: Form, targets: Target) -> Tensor:
+        """w (channels, t, b)."""
+        A = replay.value
+
+        def ablated(which: range) -> Tensor:
+            variants = A.expand(len(which), *A.shape).clone()
+            for variant, k in zip(variants, which, strict=True):
+                form.restore(variant)[:, k] = 0
+            return score(replay, variants, targets)
+
+        S = score(replay, A[None], targets)
+        channels = form.restore(A).shape[1]
+        without = [found for _, found in in_chunks(channels, share(self.batch, replay.largest, NUMBERS), ablated)]
+        return (S - torch.cat(without)) / S.abs()
 
 
 def _named(layer: str, model: nn.Module, x: Tensor) -> str:
