@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from radiolucent.errors import BadInput
-from radiolucent.hooks.layers import Layer, _recording, tensors_in
-from radiolucent.hooks.taps import _apart
+from radiolucent.hooks.layers import Layer, recording, tensors_in
+from radiolucent.hooks.taps import apart
 
 # Operations that move values or average them: autograd knows their flow. Those that change the shape would be left
 # alone in any case; named here are above all those that may not.
@@ -89,7 +89,7 @@ class _Keeping(_Attending):
         if not matrix.requires_grad:
             matrix.requires_grad_()
         self.matrices.append(matrix)
-        return _apart(matrix)  # a later in-place operation must not reach what is kept
+        return apart(matrix)  # a later in-place operation must not reach what is kept
 
     def _multihead(self, func: Any, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         wanted, averaged = arguments.get("need_weights", True), arguments.get("average_attn_weights", True)
@@ -162,7 +162,7 @@ class _Flowing(_Attending):
 @contextmanager
 def attending(model: nn.Module, x: Tensor) -> Iterator[_Keeping]:
     """Keep all attention matrices of one forward pass, and note what makes the tokens."""
-    with _recording(model, x.shape) as seen, _Keeping(seen) as keeping:
+    with recording(model, x.shape) as seen, _Keeping(seen) as keeping:
         yield keeping
 
 

@@ -56,7 +56,7 @@ class Layer:
 
 
 @contextmanager
-def _recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, Any]]]:
+def recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, Any]]]:
     """Name -> (layer, weak reference to its output) in the order of finishing."""
     seen: dict[str, tuple[Layer, Any]] = {}
     count = itertools.count()
@@ -102,7 +102,7 @@ def look(model: nn.Module, x: Tensor) -> tuple[Any, list[Layer]]:
 
     A model that draws random numbers, to an effect, is announced.
     """
-    with evaluating(model), torch.no_grad(), _recording(model, x.shape) as seen:
+    with evaluating(model), torch.no_grad(), recording(model, x.shape) as seen:
         before = _random_state(x)
         output = model(x.clone())  # some models overwrite their input
         drew = not all(map(torch.equal, before, _random_state(x)))

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks.layers import tensors_in
-from radiolucent.hooks.taps import _apart, _check_run, _module, _split
+from radiolucent.hooks.taps import apart, check_run, module_of, split_run
 
 
 class Replay:
@@ -35,7 +35,7 @@ class Replay:
     def __init__(self, model: nn.Module, name: str, x: Tensor) -> None:
         self.largest = 0
         self._model, self._name, self._x, self._batch = model, name, x, len(x)
-        self._layer = _module(model, name)
+        self._layer = module_of(model, name)
         self._recording = True
         self._runs, self._found, self._takes_several = 0, False, False
         self._open: list[list[tuple[nn.Module, Any]]] = [[]]  # for each call under way, what has finished inside it
@@ -61,7 +61,7 @@ class Replay:
     def _replayed(self, value: Tensor, k: int) -> Any:
         self._given = {m: [_repeated(kept, k, self._batch) for kept in runs] for m, runs in self._kept.items()}
         (x,) = self._given[self._model]
-        self._given.setdefault(self._layer, []).append(_apart(value))
+        self._given.setdefault(self._layer, []).append(apart(value))
         self._left = {module: iter(runs) for module, runs in self._given.items()}
         try:
             return self._model(x)
@@ -71,9 +71,9 @@ class Replay:
     def prepare(self) -> None:
         """Run the model once; keep what the part behind the layer looks at, and see that it gives the same again."""
         with torch.no_grad():
-            self.output = _each(_apart, self._model(self._x.clone()))
+            self.output = _each(apart, self._model(self._x.clone()))
             self._recording, self._open = False, []
-            _check_run(self._name, self._runs)
+            check_run(self._name, self._runs)
             if not self._found:
                 raise BadInput(f"layer {self._name!r} to run in the forward pass", "no call of it", "Choose a layer that runs.")
             self._kept[self._model] = [self._x]  # the input is kept like what the modules gave
@@ -126,16 +126,16 @@ class Replay:
         self._open.pop()  # what ran inside a module that has finished is not asked for again
         run = self._runs
         self._runs += module is self._layer
-        if not self._found and module is self._layer and _split(self._name)[1] in (None, run):
+        if not self._found and module is self._layer and split_run(self._name)[1] in (None, run):
             if not isinstance(output, Tensor):
                 raise BadInput(
                     f"a tensor as the output of layer {self._name!r}", type(output).__name__, "Choose a layer inside it."
                 )
-            self._found, self.value = True, _apart(output)
+            self._found, self.value = True, apart(output)
             for done, kept in (call for calls in self._open for call in calls):
                 self._kept.setdefault(done, []).append(kept)
         elif not self._found:
-            self._open[-1].append((module, _each(_apart, output)))
+            self._open[-1].append((module, _each(apart, output)))
         if self._found:
             self.largest = max([self.largest, *(t.numel() for t in tensors_in(output))])
         return output
@@ -199,10 +199,10 @@ def _repeated(output: Any, k: int, b: int) -> Any:
 
     def repeat(t: Tensor) -> Tensor:
         if not t.ndim or len(t) != b:
-            return _apart(t)
+            return apart(t)
         if t.numel() > 1 and not any(t.stride()):  # an outline
             return t[:1].expand(k * b, *t.shape[1:])
-        return t.repeat(k, *[1] * (t.ndim - 1)) if k > 1 else _apart(t)
+        return t.repeat(k, *[1] * (t.ndim - 1)) if k > 1 else apart(t)
 
     return _each(repeat, output)
 

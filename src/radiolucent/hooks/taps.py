@@ -47,13 +47,13 @@ class Taps:
     def _keep(self, name: str, output: Any, *, passed_on: bool = False) -> Any:
         """Keep the output and return what the model goes on with; `passed_on`: it is the layer's own input."""
         self._runs[name] += not self._over
-        if not self._over and _split(name)[1] not in (None, self._runs[name] - 1):
+        if not self._over and split_run(name)[1] not in (None, self._runs[name] - 1):
             return output
         if not isinstance(output, Tensor) or not output.is_floating_point():
             self._other[name] = f"a tensor of {output.dtype}" if isinstance(output, Tensor) else type(output).__name__
             return output
         # What the layer only hands on belongs to others too, whose use of it must not count.
-        kept = _apart(output) if passed_on else output
+        kept = apart(output) if passed_on else output
         if not kept.requires_grad:
             # The tensor itself and not a copy, since the model may use it under another name too.
             kept.requires_grad_()
@@ -62,19 +62,19 @@ class Taps:
         if not self._over:
             self._kept[name] = kept, _version(kept)
         # A later in-place operation must not reach what is kept.
-        return _apart(kept)
+        return apart(kept)
 
     def _release(self) -> None:
         for tensor in self._started:
             tensor.requires_grad_(False)
 
     def __getitem__(self, name: str) -> Tensor:
-        _check_run(name, self._runs[name])
+        check_run(name, self._runs[name])
         if name not in self._kept:
             raise self._silent(name)
         kept, version = self._kept[name]
         if _version(kept) != version:
-            raise _overwritten(f"the output of layer {_split(name)[0]!r}")
+            raise _overwritten(f"the output of layer {split_run(name)[0]!r}")
         return kept
 
     def _silent(self, name: str) -> BadInput:
@@ -90,7 +90,7 @@ class Taps:
         )
 
 
-def _apart(tensor: Tensor) -> Tensor:
+def apart(tensor: Tensor) -> Tensor:
     """A differentiable copy that takes no memory until one of the two is written to (PyTorch's copy on write)."""
     try:
         return torch._lazy_clone(tensor)
@@ -137,9 +137,10 @@ def _in_words(error: RuntimeError | MemoryError) -> BadInput | None:
     )
 
 
-def _module(model: nn.Module, name: str) -> nn.Module:
+def module_of(model: nn.Module, name: str) -> nn.Module:
+    """The module that a layer's name means; an error that says what is close to it, where there is none."""
     modules = {n: m for n, m in model.named_modules(remove_duplicate=False) if n}
-    layer = _split(name)[0]
+    layer = split_run(name)[0]
     if layer not in modules:
         close = get_close_matches(layer, modules, n=5, cutoff=0.3) or list(modules)[-5:]
         hint = f"Close to it: {', '.join(close)}. List all with radiolucent.layers." if close else "The model has no layers."
@@ -151,7 +152,7 @@ def _module(model: nn.Module, name: str) -> nn.Module:
     return modules[layer]
 
 
-def _split(name: str) -> tuple[str, int | None]:
+def split_run(name: str) -> tuple[str, int | None]:
     """A layer's name and, where it says one, the run."""
     layer, mark, run = name.partition("#")
     if mark and not run.isdecimal():
@@ -159,9 +160,9 @@ def _split(name: str) -> tuple[str, int | None]:
     return layer, int(run) if mark else None
 
 
-def _check_run(name: str, runs: int) -> None:
+def check_run(name: str, runs: int) -> None:
     """Refuse a name that does not say which of several runs it means, or a run that there is not."""
-    layer, run = _split(name)
+    layer, run = split_run(name)
     if runs > 1 and run is None:
         names = ", ".join(f"{layer}#{i}" for i in range(runs))
         raise BadInput(f"a layer that runs once for {layer!r}", f"{runs} runs in one forward", f"Name the run: {names}.")
@@ -183,7 +184,7 @@ def tap(model: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
         for name in names:
             if name == INPUT:
                 continue
-            module = _module(model, name)
+            module = module_of(model, name)
             given: dict[int, int] = {}
 
             def before(module: nn.Module, args: Any, kwargs: Any, given: dict[int, int] = given) -> None:
@@ -214,7 +215,7 @@ def editing(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -
         for name in edits:
 
             def change(module: nn.Module, args: Any, output: Any, name: str = name) -> Any:
-                layer, run = _split(name)
+                layer, run = split_run(name)
                 runs[name] += 1
                 if run not in (None, runs[name] - 1):
                     return output
@@ -223,7 +224,7 @@ def editing(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -
                 done[name] = True
                 return edits[name](output)
 
-            stack.callback(_module(model, name).register_forward_hook(change).remove)
+            stack.callback(module_of(model, name).register_forward_hook(change).remove)
         yield
     silent = [name for name, ran in done.items() if not ran]
     if silent:
