@@ -235,7 +235,7 @@ def test_several_methods_share_one_pass_and_equal_each_alone() -> None:
     volume, net = GRIDS["3D"], ConvNet(3).eval()
     calls: list[int] = []
     net.register_forward_hook(lambda *_: calls.append(1))
-    methods = [InputXGradient(), HiResCAM("conv1"), IntegratedGradients(2), HiResCAM()]
+    methods = [InputXGradient(), HiResCAM("conv1"), IntegratedGradients(2, batch=1), HiResCAM()]
     found = predict(net, volume).explain(methods, Logits(0, 1))
     assert len(calls) == 1 + 1 + 2  # the look, the shared pass, the two steps
     assert [e.method for e in found] == [*methods[:3], HiResCAM("act2")]
@@ -373,3 +373,24 @@ def test_labels_lie_on_the_scans_own_grid() -> None:
         assert labels.grid == volume.grid
     with pytest.raises(BadInput, match="a segmentation output"):
         predict(classifier(3), volume).labels()
+
+
+def test_full_is_one_explanation_per_layer_that_has_a_map() -> None:
+    net = ConvNet(3).eval()
+    failures: list[tuple[Method, BadInput]] = []
+    prediction = predict(net, GRIDS["3D"])
+    found = prediction.explain([HiResCAM("full"), InputXGradient()], Logits(1), failed=lambda m, e: failures.append((m, e)))
+    assert [e.method for e in found] == [*map(HiResCAM, ("conv1", "act1", "pool", "conv2", "act2")), InputXGradient()]
+    assert [e.provenance["depth"] for e in found[:5]] == [0, 1, 2, 3, 4]
+    assert not failures
+    assert np.allclose(found[3].relevance[0].data, explain(net, GRIDS["3D"], HiResCAM("conv2"), Logits(1)).relevance[0].data)
+
+
+def test_one_target_without_a_map_does_not_take_the_others_along() -> None:
+    bright = Volume(np.asarray(scan().dataobj)[None])
+    failures: list[BadInput] = []
+    (found,) = predict(Bright(3), bright).explain([GradCAM("act")], Logits(1, 0), failed=lambda m, e: failures.append(e))
+    assert found.targets == ("logit 0",)
+    assert found.scores == (explain(Bright(3), bright, Gradient(), Logits(0)).scores[0],)
+    assert len(found.relevance) == 1
+    assert "the target logit 1; got one that is zero everywhere" in str(failures[0])

@@ -24,6 +24,7 @@ from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.report import region_rows, write_report
 from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, part_of
+from radiolucent.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,11 @@ def explain_case(
     A method that fails is named in the summary with its reason; if all fail, so does the case.
     """
     start = time.perf_counter()
-    how: dict[str, Any] = {"frame": plan.frame, "nonfinite": plan.nonfinite, "colour": plan.colour, "series": plan.series}
-    scan = io.read_channels(image, card.channels or 1, **how).noted(*card.notes)
-    if card.channels is not None and len(scan.data) != card.channels:
-        raise BadInput(
-            f"{card.channels} channel(s), as {card.name} was trained on",
-            f"{len(scan.data)} in {image.name}",
-            "Give the matching image.",
-        )
+    scan = _read(image, card, plan)
     prediction = predict(model, scan, card.preprocessing)
     targets = choose_targets(prediction, card, plan)
-    failures: dict[str, str] = {}
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
+    failures: dict[str, str] = {}
 
     def failed(method: Method, error: BadInput) -> None:
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
@@ -90,16 +84,10 @@ def explain_case(
     explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
-    segments = _is_segmentation(_output(prediction, card), card)
-    parcellation, parcellation_name = _parcellation(prediction, card, plan, segments)
-    if parcellation and parcellation.labels.grid != scan.grid and not (scan.has_world and parcellation.labels.has_world):
-        raise BadInput(
-            f"a parcellation on the scan's own grid ({scan.grid}), since one of them has no world space",
-            f"{parcellation.labels.grid}",
-            "Resample it to the scan's voxels first.",
-        )
+    parcellation, parcellation_name = _parcellation(prediction, card, plan)
     with io.new_folder(folder, replace=overwrite) as new:
         folders, left_out = _write_maps(new, image, explanations, plan)
+        segments = _is_segmentation(_output(prediction, card), card)
         if segments:
             io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
         rows = region_rows(explanations, parcellation.on(scan.grid)) if parcellation else []
@@ -122,7 +110,7 @@ def explain_case(
             "case": io.stem(image),
             "folder": str(folder),
             "report": str(folder / "report.html"),
-            "targets": dict(zip(explanations[0].targets, explanations[0].scores, strict=True)),
+            "targets": {name: score for e in explanations for name, score in zip(e.targets, e.scores, strict=True)},
             "maps": {
                 name: [f"{name}/target_{t}.nii.gz" for t in range(len(e.targets))]
                 for name, e in zip(folders, explanations, strict=True)
@@ -133,6 +121,16 @@ def explain_case(
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _read(image: Path, card: Card, plan: Plan) -> Volume:
+    """The scan, with as many channels as the model wants."""
+    how: dict[str, Any] = {"frame": plan.frame, "nonfinite": plan.nonfinite, "colour": plan.colour, "series": plan.series}
+    scan = io.read_channels(image, card.channels or 1, **how).noted(*card.notes)
+    if card.channels is not None and len(scan.data) != card.channels:
+        expected, got = f"{card.channels} channel(s), as {card.name} was trained on", f"{len(scan.data)} in {image.name}"
+        raise BadInput(expected, got, "Give the matching image.")
+    return scan
 
 
 def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], plan: Plan) -> tuple[list[str], list[str]]:
@@ -176,10 +174,23 @@ def _is_segmentation(output: Tensor, card: Card) -> bool:
     return card.task == "segmentation" or output.ndim > 3
 
 
-def _parcellation(prediction: Prediction, card: Card, plan: Plan, segments: bool) -> tuple[Parcellation | None, str]:
-    if plan.parcellation:
-        return Parcellation.read(plan.parcellation, plan.names), plan.parcellation.name
-    if not segments:
+def _parcellation(prediction: Prediction, card: Card, plan: Plan) -> tuple[Parcellation | None, str]:
+    """The parcellation that is asked for, else the segmentation that the model made, and what it is called."""
+    scan = prediction.scan
+    if not plan.parcellation:
+        return _segmentation(prediction, card)
+    parcellation = Parcellation.read(plan.parcellation, plan.names)
+    if parcellation.labels.grid != scan.grid and not (scan.has_world and parcellation.labels.has_world):
+        raise BadInput(
+            f"a parcellation on the scan's own grid ({scan.grid}), since one of them has no world space",
+            f"{parcellation.labels.grid}",
+            "Resample it to the scan's voxels first.",
+        )
+    return parcellation, plan.parcellation.name
+
+
+def _segmentation(prediction: Prediction, card: Card) -> tuple[Parcellation | None, str]:
+    if not _is_segmentation(_output(prediction, card), card):
         return None, ""
     labels = prediction.labels(card.output)
     values = {int(v) for v in torch.unique(torch.from_numpy(labels.data))}
