@@ -87,7 +87,7 @@ def test_training_goes_on_as_without_it() -> None:
     for wrapped in (False, True):
         torch.manual_seed(1)
         net = classifier(3).train()
-        model = rl.inject(net, ["grad-cam", "gradient"], layer="full") if wrapped else net
+        model = rl.inject(net, ["hires-cam", "gradient"], layer="full") if wrapped else net
         optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
         for _ in range(4):
             optimiser.zero_grad()
@@ -164,35 +164,18 @@ def test_paused_runs_the_model_alone() -> None:
     assert injected.maps is not None
     with injected.paused(), injected.paused():
         pass
-    assert injected.enabled
-
-
-def test_one_forward_serves_caller_and_maps_where_nobody_wants_gradients() -> None:
-    net = Counting(ConvNet(2)).eval()
-    injected, x = rl.inject(net, "hires-cam", layer="full"), image(2)
-    with torch.no_grad():
-        injected(x)  # finds the layers, and sees that both forwards give the same bits
-        net.count = 0
-        output = injected(x)
-        assert net.count == 1
-        assert torch.equal(output, net.network(x))
-        assert not output.requires_grad
-        assert len(injected.maps.relevance) == 5
-    net.count = 0
-    assert injected(x).requires_grad
-    assert net.count == 2
+    assert injected.side.enabled
 
 
 def test_full_is_one_forward_and_one_backward_per_target() -> None:
     net, x = nn.Sequential(*classifier(2)[:7], Spy(), *classifier(2)[7:]).eval(), image(2)
     injected = rl.inject(net, "grad-cam", layer="full", target=[0, 1, 2])
-    with torch.no_grad():
-        injected(x)
-        injected(x)
-        spy = net[7]
-        spy.wanted.clear()
-        injected(x)
-    assert len(spy.wanted) == 1
+    injected(x)
+    spy = net[7]
+    spy.wanted.clear()
+    injected(x)
+    assert len(spy.wanted) == 2  # the maps' pass, then the caller's own
+    assert spy.wanted[0] == (True, False)
     assert len(injected.maps.relevance) == 8
 
 
@@ -204,6 +187,7 @@ def test_without_a_target_each_item_has_its_own_class() -> None:
     output = mixed(x)
     assert len(set(output.argmax(1).tolist())) > 1
     assert mixed.maps.targets == ("predicted class",)
+    assert mixed.maps.items == (tuple(f"logit {k}" for k in output.argmax(1).tolist()),)
     for i, k in enumerate(output.argmax(1).tolist()):
         alone = Gradient()(mixed._guest, x[i : i + 1], Logits(k))
         assert relative(mixed.maps.relevance["gradient"][:, i : i + 1], alone) <= 1e-5
@@ -276,7 +260,8 @@ def test_a_method_that_is_not_first_order_works_too() -> None:
     with torch.no_grad():
         injected(x)
         injected(x)
-    assert torch.equal(injected.maps.relevance["smooth-grad"], SmoothGrad(samples=3)(net, x, Logits(0)))
+    assert torch.equal(injected.maps.relevance["smooth-grad(gradient)"], SmoothGrad(samples=3)(net, x, Logits(0)))
+    assert torch.equal(injected.maps.scores[0], net(x)[:, 0])  # of the image itself, not of a noisy copy
     assert Predicted().fix(net(x)).names(("a", "b", "c", "d"))
 
 
@@ -327,9 +312,8 @@ def test_what_cannot_be_explained_says_why() -> None:
             rl.inject(net, **settings)(x)
     with pytest.raises(BadInput, match=r"target indices from 0 to 2 for Region\(7\)"):
         rl.inject(Segmenter(2), target=7)(x)
-    nothing = Bright(2).eval()
-    with pytest.raises(BadInput, match="at least one map; got zero everywhere"):
-        rl.inject(nothing, "gradient")(x * 0)
+    with pytest.raises(BadInput, match="several cells at layer 'head'"):
+        rl.inject(net, layer="head", target=1)(x)
     injected = rl.inject(net, layer="conv2")
     injected(x)
     with pytest.raises(BadInput, match="a map among grad-cam at conv2; got 'other'"):
@@ -361,7 +345,7 @@ def test_masks_measure_the_maps_of_each_call(tmp_path: Path) -> None:
     assert (tmp_path / "scores.png").exists()
     with pytest.raises(BadInput, match=r"a mask of shape \(2, 12, 16, 10\); got \(2, 4, 4\)"):
         injected.measure(torch.ones(2, 4, 4))
-    with pytest.raises(BadInput, match="maps to measure; got no call"):
+    with pytest.raises(BadInput, match="maps to measure; got none of the last call"):
         rl.inject(net).measure(labels)
 
 
@@ -381,3 +365,127 @@ def test_a_model_with_a_mask_of_its_own_gets_it() -> None:
     assert not injected.scores.rows()
     assert relative(injected.maps.relevance["gradient"], Gradient()(net.network, x * mask, Logits(1)) * mask) <= 1e-6
     assert injected.measure(mask.long())
+
+
+def test_where_there_is_nothing_to_explain_the_output_comes_all_the_same() -> None:
+    x = image(2, 2)
+    cases = {
+        "zero everywhere": (Bright(2, threshold=5.0), {"method": "gradient", "target": 0}),
+        "background everywhere": (Segmenter(2).eval(), {"layer": "second"}),
+        "at least one voxel in each target region": (Segmenter(2).eval(), {"layer": "second", "target": Region(1)}),
+    }
+    for message, (net, settings) in cases.items():
+        if message != "zero everywhere":
+            net.head.bias.data[0] += 1000
+        injected = rl.inject(net, **settings)
+        with pytest.warns(InputWarning, match=f"no map of call 0: .*{message}"):
+            output = injected(x)
+        assert torch.equal(output, net(x))
+        assert injected.maps is None
+    empty = rl.inject(ConvNet(2).eval())
+    assert empty(x[:0]).shape == (0, 4)
+    assert empty.maps is None
+
+
+def test_maps_that_cannot_be_written_do_not_end_a_training(tmp_path: Path) -> None:
+    injected, x = rl.inject(ConvNet(2).eval(), "hires-cam", layer="conv2", output_dir=tmp_path / "maps"), image(2)
+    (tmp_path / "maps").rmdir()
+    (tmp_path / "maps").write_text("in the way")
+    with pytest.warns(InputWarning, match="the maps could not be written"):
+        assert torch.equal(injected(x), injected._guest(x))
+    assert injected.maps is not None
+    with pytest.raises(BadInput, match="a folder for the maps"):
+        rl.inject(ConvNet(2), output_dir=tmp_path / "maps")
+
+
+def test_the_guests_own_names_are_its_own() -> None:
+    """Parts and attributes that are called like ours stay; what is set on the wrapper reaches the guest."""
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.maps, self.scores, self.side = nn.Conv2d(1, 2, 3), nn.Linear(2, 3), nn.ReLU()
+            self.depth, self.calls = 12, "mine"
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.scores(self.side(self.maps(x)).mean((2, 3))) * self.depth
+
+    net, x = Named().eval(), image(2)
+    injected = rl.inject(net, "gradient", target=1)
+    assert isinstance(net.maps, nn.Conv2d)
+    assert torch.equal(injected(x), net(x))
+    assert isinstance(net.maps, nn.Conv2d)
+    assert injected.depth == 12
+    assert injected.calls == "mine"
+    injected.depth = 3
+    assert net.depth == 3
+    assert torch.equal(injected(x), net(x))
+
+
+def test_what_a_model_keeps_from_its_forward_is_the_callers() -> None:
+    """An auxiliary loss on stored features: they belong to the graph of the output that came back."""
+
+    class Stores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head, self.count = nn.Conv2d(1, 3, 3), nn.Linear(3, 2), 0
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.features = self.conv(x)
+            self.seen += 1
+            return self.head(self.features.relu().mean((2, 3)))
+
+    net, x = Stores().train(), image(2)
+    injected = rl.inject(net, "hires-cam", layer="conv", target=0)
+    for _ in range(3):
+        loss = injected(x).sum() + net.features.square().mean()
+        loss.backward()
+    assert net.conv.weight.grad.abs().max() > 0
+    assert net.seen == 3
+    net.eval()
+    with torch.no_grad():
+        injected(x)
+        injected(x)
+    assert net.seen == 5
+    assert not net.features.requires_grad
+
+
+def test_methods_that_differ_in_settings_or_inner_layers_keep_their_own_maps() -> None:
+    net, x = ConvNet(2).eval(), image(2)
+    injected = rl.inject(net, [SmoothGrad(samples=2), SmoothGrad(samples=3)], target=1)
+    injected(x)
+    assert len(injected.maps.relevance) == 2
+    for name, relevance in injected.maps.relevance.items():
+        assert torch.equal(relevance, injected.maps.methods[name](net, x, Logits(1)))
+    injected = rl.inject(net, SmoothGrad(HiResCAM(), samples=2), layer=["conv1", "conv2"], target=1)
+    injected(x)
+    assert list(injected.maps.relevance) == ["smooth-grad(hires-cam) at conv1", "smooth-grad(hires-cam) at conv2"]
+
+
+def test_one_method_that_fails_does_not_take_the_others_along() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    injected = rl.inject(net, ["gradient", "guided-backprop"], target=1)
+    with pytest.warns(InputWarning, match="no map for guided-backprop: .*a network with ReLU"):
+        injected(image(2))
+    assert list(injected.maps.relevance) == ["gradient"]
+
+
+def test_the_target_is_decided_in_eval_mode() -> None:
+    class Deep(nn.Module):
+        """A list of outputs in training, one at the end."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Segmenter(2)
+
+        def forward(self, x: Tensor) -> Any:
+            output = self.network(x)
+            return [output, output[..., ::2, ::2]] if self.training else output
+
+    x = image(2)
+    net = Deep()
+    net.network = segmenter(2, x)
+    injected = rl.inject(net.train(), "hires-cam", layer="network.second", target=[1, 2])
+    assert isinstance(injected(x), list)
+    assert injected.maps.relevance["hires-cam at network.second"].isfinite().all()

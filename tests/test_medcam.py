@@ -174,7 +174,10 @@ def test_it_is_switched_and_asked_as_m3d_cam_is(tmp_path: Path) -> None:
     assert torch.equal(model(x), net(x))
     model.enable_medcam()
     assert np.array_equal(model(x).numpy(), model.get_attention_map())
-    assert medcam.inject(model) is model
+    again = medcam.inject(model, backend="gbp")  # begins anew
+    assert again._guest is net
+    again(x)
+    assert again.current_layer == ""
     assert medcam.get_layers(nn.Sequential(nn.Sequential(nn.ReLU(), nn.ReLU()), nn.ReLU())) == ["0.0", "0.1", "0", "1"]
     assert model.get_layers(reverse=True)[0] == "head"
     assert model.test_run(x) == ["conv1", "act1", "pool", "conv2", "act2"]

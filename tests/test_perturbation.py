@@ -126,6 +126,19 @@ def test_settings_of_several_numbers_come_from_lists_and_texts() -> None:
 # RISE
 
 
+def test_centred_rise_is_the_papers_without_the_mean_score() -> None:
+    net, x = ConvNet(2).eval(), image(2, 2)
+    method = RISE(30, 4, seed=2)
+    S, M = [], []
+    for mask in masks(method, tuple(x.shape[2:]), (3, 4)):
+        M.append(mask)
+        S.append(net(x * mask)[:, 1].detach())
+    S, M = torch.stack(S), torch.stack(M)
+    truth = torch.einsum("kb,k...->b...", S - S.mean(0), M) / (0.5 * 30)
+    assert relative(method(net, x, Logits(1))[0, :, 0], truth) <= 1e-4
+    assert method(net, x, Logits(1)).min() < 0 < method(net, x, Logits(1)).max()
+
+
 def masks(method: RISE, grid: tuple[int, ...], along: tuple[int, ...]) -> Tensor:
     """The masks by torch's own interpolation: (samples, *grid)."""
     draws = torch.Generator().manual_seed(method.seed)
@@ -143,7 +156,7 @@ def masks(method: RISE, grid: tuple[int, ...], along: tuple[int, ...]) -> Tensor
 )
 @pytest.mark.parametrize("batch", [0, 4])
 def test_rise_is_its_equation(axes: int, cells: int | tuple[int, ...], along: tuple[int, ...], batch: int) -> None:
-    method = RISE(10, cells, shown=0.3, seed=5, batch=batch)
+    method = RISE(10, cells, shown=0.3, seed=5, batch=batch, centred=False)
     net, x = ConvNet(axes, channels=2).eval(), image(axes, channels=2)
     M = masks(method, tuple(x.shape[2:]), along)
     assert 0 <= M.min() < M.max() <= 1
@@ -158,7 +171,7 @@ def test_every_voxel_of_a_rise_mask_shows_with_the_probability_that_was_asked_fo
         def forward(self, x: Tensor) -> Tensor:
             return torch.ones(len(x), 1)
 
-    found = RISE(3000, 3, shown=0.3)(Constant(), image(axes, batch=1, size=7), Outputs(0))
+    found = RISE(3000, 3, shown=0.3, centred=False)(Constant(), image(axes, batch=1, size=7), Outputs(0))
     assert relative(found, torch.ones_like(found)) < 0.15  # E M / p1 = 1; five standard errors
 
 
@@ -166,7 +179,9 @@ def test_rise_of_a_linear_model_with_a_cell_for_each_voxel() -> None:
     x = image(2, batch=1, size=4)
     net = Linear(x.shape[1:], outputs=1)
     p, w = 0.4, (net.weight * x).detach()[0, 0]
-    runs = torch.stack([RISE(500, tuple(x.shape[2:]), p, seed=seed)(net, x, Outputs(0))[0, 0, 0] for seed in range(20)])
+    runs = torch.stack(
+        [RISE(500, tuple(x.shape[2:]), p, seed=seed, centred=False)(net, x, Outputs(0))[0, 0, 0] for seed in range(20)]
+    )
     truth = p * w.sum() + (1 - p) * w  # E[S M[q]] / p of independent binary masks
     error = runs.std(0) / 20**0.5
     assert ((runs.mean(0) - truth).abs() < 4.5 * error).all()
@@ -176,7 +191,7 @@ def test_rise_of_a_linear_model_with_a_cell_for_each_voxel() -> None:
 def test_rise_finds_a_planted_lesion_in_3d() -> None:
     x = torch.rand(1, 1, 20, 24, 16) * 0.4
     x[..., 6:10, 12:16, 4:8] = 1.0
-    found = RISE(400, 6)(Bright(3, threshold=0.9), x, Logits(0))[0, 0, 0]
+    found = RISE(400, 6, centred=False)(Bright(3, threshold=0.9), x, Logits(0))[0, 0, 0]
     assert found[6:10, 12:16, 4:8].mean() > 1.3 * found.mean()
     peak = [int(n) for n in torch.unravel_index(found.argmax(), found.shape)]
     assert all(low - 1 <= n <= high for n, low, high in zip(peak, (6, 12, 4), (10, 16, 8), strict=True))
@@ -212,7 +227,12 @@ class Wrapped(nn.Module):
         )
 
 
-METHODS_WITHOUT_GRADIENT = [Occlusion(4, 3), RISE(40), ScoreCAM("network.conv2"), AblationCAM("network.conv2", relu=False)]
+METHODS_WITHOUT_GRADIENT = [
+    Occlusion(4, 3),
+    RISE(40, centred=False),
+    ScoreCAM("network.conv2"),
+    AblationCAM("network.conv2", relu=False),
+]
 HABITS = ["argmax", "detach", "no_grad", "inference_mode", "overwrites its input", "whole numbers"]
 
 

@@ -17,7 +17,7 @@ from radiolucent.errors import BadInput
 from radiolucent.evaluation import Map, evaluate, find_maps, labels_of, pair, with_thresholds
 from radiolucent.explanation import Explanation
 from radiolucent.injection import inject
-from radiolucent.methods import GradCAM, Gradient, SmoothGrad, as_dict
+from radiolucent.methods import GradCAM, Gradient, SmoothGrad
 from radiolucent.report.depth import by_depth
 from radiolucent.report.figures import png
 from radiolucent.scores import Scores, titles
@@ -141,8 +141,8 @@ def test_any_text_can_stand_in_the_plot() -> None:
 
 
 def test_methods_in_columns() -> None:
-    assert titles(as_dict(GradCAM("layer4"))) == ("grad-cam", "", "layer4")
-    name, settings, layer = titles(as_dict(SmoothGrad(GradCAM("layer4"), samples=5)))
+    assert titles(GradCAM("layer4")) == ("grad-cam", "", "layer4")
+    name, settings, layer = titles(SmoothGrad(GradCAM("layer4"), samples=5))
     assert (name, layer) == ("smooth-grad(grad-cam)", "layer4")
     assert "samples=5" in settings
 

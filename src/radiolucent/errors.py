@@ -15,5 +15,9 @@ class BadInput(ValueError):
         self.do = do
 
 
+class Nothing(BadInput):
+    """There is nothing to explain in this image: no voxel of the label, no evidence. Another image may have it."""
+
+
 class InputWarning(UserWarning):
     """Something that was given can be used, but not without a word about it."""

@@ -18,7 +18,7 @@ from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass
+from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Select, part_of
@@ -168,7 +168,7 @@ class Prediction:
                 if kept and isinstance(relevance, Tensor):
                     cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
                     shape = {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
-                    where = getattr(methods[i], "layer", "")
+                    where = titles(methods[i])[2]
                     shape |= {"depth": depth[where]} if where in depth else {}
                     done[i] = Explanation(
                         tuple(v for v in volumes if isinstance(v, Volume)),

@@ -9,7 +9,7 @@ from typing import Any
 from radiolucent import io
 from radiolucent.explanation import Explanation
 from radiolucent.io.tables import TABLES, write_tables
-from radiolucent.methods import as_dict
+from radiolucent.methods import titles
 from radiolucent.metrics import measure
 from radiolucent.statistics import means
 from radiolucent.volume import Volume
@@ -49,7 +49,7 @@ class Scores:
 
     def measure(self, case: str, explanation: Explanation, mask: Volume, **options: Any) -> None:
         """Measure all targets of an explanation against one mask; `options` are those of `radiolucent.metrics.measure`."""
-        method, settings, layer = titles(as_dict(explanation.method))
+        method, settings, layer = titles(explanation.method)
         depth = explanation.provenance.get("depth")
         for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
             rows = measure(relevance, mask, **options)
@@ -102,12 +102,3 @@ class Scores:
         from radiolucent.report.figures import png
 
         return [io.put(path, png(by_depth(known, self.layers, ("method", "settings", "target", "region")), dpi=120))]
-
-
-def titles(values: Mapping[str, Any]) -> tuple[str, str, str]:
-    """A method as `as_dict` writes it in three columns: "smooth-grad(grad-cam)", "samples=10, noise=0.15, seed=0", "layer4"."""
-    inner = [titles(v) for v in values.values() if isinstance(v, Mapping)]
-    own = [f"{key}={value}" for key, value in values.items() if key not in ("method", "layer") and not isinstance(value, Mapping)]
-    name = str(values["method"]) + (f"({', '.join(n for n, _, _ in inner)})" if inner else "")
-    layers = [*([values["layer"]] if "layer" in values else []), *(layer for _, _, layer in inner if layer)]
-    return name, ", ".join([*own, *(s for _, s, _ in inner if s)]), " and ".join(dict.fromkeys(layers))

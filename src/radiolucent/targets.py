@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, Nothing
 from radiolucent.protocols import Target
 
 
@@ -274,7 +274,7 @@ class Region:
         weights = self._weights(mask, logits)
         empty = [l for l, w in zip(self.labels, weights, strict=True) if not (w > 0).flatten(1).any(1).all()]
         if empty:
-            raise BadInput(
+            raise Nothing(
                 "at least one voxel in each target region",
                 f"none for label {', '.join(map(str, empty))}",
                 "The model predicts no such voxel here: leave the label out, or give a mask.",
@@ -311,6 +311,8 @@ def part_of(output: Any, key: str | int) -> Any:
     try:
         if isinstance(output, Tensor):  # an index would be a batch item
             raise TypeError
+        if isinstance(key, str) and not isinstance(output, dict) and isinstance(getattr(output, key, None), Tensor):
+            return getattr(output, key)  # a named tuple or a class of its own
         return output[key]
     except (KeyError, IndexError, TypeError):
         if isinstance(output, dict):

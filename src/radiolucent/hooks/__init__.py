@@ -4,11 +4,11 @@ Everything here is a context manager, and leaves the model as it was found, also
 """
 
 from radiolucent.hooks.attention import attending, flowing
-from radiolucent.hooks.guest import evaluating, out_of_memory
+from radiolucent.hooks.guest import check_items_apart, evaluating, mixes_items, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, some, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
-from radiolucent.hooks.sharing import OneInput, Sharing
+from radiolucent.hooks.sharing import OneInput, Sharing, guest_of
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
 from radiolucent.hooks.tokens import Form, form_of
 
@@ -24,14 +24,17 @@ __all__ = [
     "Taps",
     "all_layers",
     "attending",
+    "check_items_apart",
     "depths",
     "editing",
     "evaluating",
     "flowing",
     "form_of",
+    "guest_of",
     "last_layer",
     "layers",
     "look",
+    "mixes_items",
     "out_of_memory",
     "relus",
     "replaying",

@@ -43,13 +43,46 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
                 module.training = False
             for parameter, _ in wanted:
                 parameter.requires_grad_(False)
+            weights = [
+                (m, name, p, p._version)
+                for m in model.modules()
+                if not isinstance(m, torch.jit.ScriptModule)
+                for name, p in m._parameters.items()
+                if p is not None
+            ]
             yield
+            _check_weights(weights)
         finally:
             for module, training in modes:
                 module.training = training
             for parameter, requires_grad in wanted:
                 parameter.requires_grad_(requires_grad)
             _put_back(buffers)
+
+
+def _check_weights(weights: Sequence[tuple[nn.Module, str, nn.Parameter, int]]) -> None:
+    """Refuse a model that changes its weights when it is run."""
+    for module, name, parameter, version in weights:
+        now = module._parameters.get(name)
+        if now is not parameter or parameter._version != version:
+            module._parameters[name] = parameter
+            raise BadInput(
+                "a model whose weights stay as they are when it is run",
+                f"{type(module).__name__}.{name}, which the forward pass writes to",
+                "Switch that off for the explanation.",
+            )
+
+
+def mixes_items(model: nn.Module) -> bool:
+    """Whether the items of a batch see each other: batch norm without running statistics."""
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is None for m in model.modules())
+
+
+def check_items_apart(model: nn.Module, batch: int) -> None:
+    """Refuse several images at once where the model mixes them."""
+    if batch > 1 and mixes_items(model):
+        expected, got = "one image at a time for this model", f"{batch}, which its batch norm without running statistics mixes"
+        raise BadInput(expected, got, "Explain them one by one.")
 
 
 def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
@@ -62,6 +95,8 @@ def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
 
 
 def _check_guest(model: nn.Module) -> None:
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        raise BadInput("a model with weights", "weights on the meta device, which have no values", "Load the weights first.")
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         raise BadInput("a model with weights", "lazy layers that have none yet", "Load the weights, or run the model once, first.")
     if any(p.is_inference() for p in model.parameters()):

@@ -10,16 +10,20 @@ from torch.utils._pytree import tree_map
 
 
 class Sharing(nn.Module):
-    """A module with another's parameters, buffers, parts and mode; what it lacks itself is looked up there."""
+    """A module with another's parameters, buffers, parts and mode.
+
+    What it lacks itself is looked up in the guest, and what is set on it is set there. A subclass keeps what is
+    its own by way of `own`.
+    """
 
     _guest: nn.Module
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, **own: Any) -> None:
         object.__setattr__(self, "_guest", model)
         training = model.training
         super().__init__()
         model.training = training  # nn.Module's constructor says True, which reaches the guest
-        self.__dict__.update({name: model.__dict__[name] for name in ("_parameters", "_buffers", "_modules")})
+        self.__dict__.update({name: model.__dict__[name] for name in ("_parameters", "_buffers", "_modules")}, **own)
 
     @property
     def training(self) -> bool:
@@ -35,6 +39,18 @@ class Sharing(nn.Module):
             raise AttributeError(name)
         return getattr(self.__dict__["_guest"], name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__ or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._guest, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__:
+            object.__delattr__(self, name)
+        else:
+            delattr(self._guest, name)
+
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The model's own, with its own keys."""
         return self._guest.state_dict(*args, **kwargs)
@@ -44,15 +60,23 @@ class Sharing(nn.Module):
         return self._guest.load_state_dict(*args, **kwargs)
 
 
+def guest_of(model: nn.Module) -> nn.Module:
+    """The model behind all that stands in for it."""
+    while isinstance(model, Sharing):
+        model = model._guest
+    return model
+
+
 class OneInput(Sharing):
     """The model as a function of one of its inputs; the others stay, repeated where x comes in several copies.
 
     `where` is the position or the keyword of that input; `args` and `kwargs` are a whole call of the model.
     """
 
+    _call: tuple[list[Any], dict[str, Any], int | str]
+
     def __init__(self, model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], where: int | str) -> None:
-        super().__init__(model)
-        self._call = list(args), dict(kwargs), where
+        super().__init__(model, _call=(list(args), dict(kwargs), where))
 
     def forward(self, x: Tensor) -> Any:
         args, kwargs, where = self._call
@@ -60,7 +84,10 @@ class OneInput(Sharing):
         copies = len(x) // batch
 
         def along(value: Any) -> Any:
-            moves = copies > 1 and isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch
+            if not isinstance(value, Tensor):
+                return value
+            value = value.detach().clone()  # some models overwrite their inputs
+            moves = copies > 1 and value.ndim > 0 and len(value) == batch
             return value.repeat(copies, *[1] * (value.ndim - 1)) if moves else value
 
         args, kwargs = tree_map(along, args), tree_map(along, kwargs)

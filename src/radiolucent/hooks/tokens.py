@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -54,9 +54,10 @@ def form_of(model: nn.Module, name: str, output: Tensor, image: Sequence[int]) -
     is_turned = output.ndim > 3 and output.stride(1) == 1 < output.shape[1]  # a view with the channels moved to the front
     last = None if is_turned or output.ndim != len(image) else _channels_last(model, name)
     found = form(output.shape, image, channels_last=last)
-    if name and last and isinstance(model.get_submodule(name.partition("#")[0]), (nn.Softmax, nn.Dropout)):
-        # In a block of tokens this is no grid but an attention matrix (b, heads, queries, keys).
-        return None if found and found.kind == "channels first" else found
+    if name and last and found and found.kind == "channels first" and output.ndim == 4 and output.shape[2] == output.shape[3]:
+        layer = model.get_submodule(name.partition("#")[0])
+        if not any(True for _ in layer.parameters()):
+            return None  # in a block of tokens this is no grid but an attention matrix (b, heads, queries, keys)
     return found
 
 
@@ -87,7 +88,9 @@ def _tokens(shape: tuple[int, ...], grid: tuple[int, ...]) -> Form | None:
     for axis, kind in ((1, "tokens"), (2, "tokens last")):
         for rank, cells, extra in _patches(shape[axis], grid):
             found.append((rank, axis, Form(kind, cells, extra)))
-    best = [f for rank, axis, f in found if (rank, axis) == min(found, key=lambda row: row[:2])[:2]]
+    # Before the number of tokens in front, the axis: a width may by chance be a number of patches, too.
+    ranked = [((rank[0], axis, *rank[1:]), f) for rank, axis, f in found]
+    best = [f for rank, f in ranked if rank == min(r for r, _ in ranked)]
     if len(best) > 1:
         ways = " or ".join(" x ".join(map(str, f.cells)) for f in best)
         raise BadInput(
@@ -127,12 +130,23 @@ def _unevenness(cells: Sequence[int], grid: Sequence[int]) -> float:
 
 
 def _channels_last(model: nn.Module, name: str) -> bool | None:
-    """Whether the layer, or the nearest block around it that tells, is made of layers with the channels last."""
-    while name:
-        inside = list(model.get_submodule(name.partition("#")[0]).modules())
-        if any(isinstance(m, _FIRST) for m in inside):
-            return False
-        if any(isinstance(m, _LAST) for m in inside):
-            return True
-        name = name.rpartition(".")[0]
-    return None
+    """Whether the layer is made of layers with the channels last, else the nearest one before it in its block, or around it."""
+    name = name.partition("#")[0]
+    if not name:
+        return None  # the input
+    told = _tells(model.get_submodule(name).modules())
+    while told is None and name:
+        name, _, own = name.rpartition(".")
+        block = model.get_submodule(name)
+        names = [child for child, _ in block.named_children()]
+        for before in reversed(names[: names.index(own)] if own in names else []):
+            told = _tells(reversed(list(block.get_submodule(before).modules())))
+            if told is not None:
+                return told
+        told = _tells(block.modules())
+    return told
+
+
+def _tells(modules: Iterable[nn.Module]) -> bool | None:
+    """What the first of the modules that tells says: are its channels last?"""
+    return next((isinstance(m, _LAST) for m in modules if isinstance(m, (*_FIRST, *_LAST))), None)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, Nothing
 from radiolucent.protocols import Target
-from radiolucent.targets import Logits, Predicted, Region, Select, as_tensor, part_of
+from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, part_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Choice:
         chosen: Target
         if isinstance(self.wanted, Target):
             chosen = self.wanted
+        elif scores.ndim == 1:
+            chosen = Outputs() if self.wanted is None else Outputs(*_numbers(self.wanted))
         elif scores.ndim == 2:
             chosen = Predicted() if self.wanted is None else Logits(*_numbers(self.wanted))
         else:
@@ -39,34 +42,48 @@ class Choice:
 
 
 def _numbers(target: Any) -> tuple[int, ...]:
-    return (target,) if isinstance(target, int) else tuple(target)
+    """One class or several; numpy's and torch's whole numbers are numbers too."""
+    try:
+        numbers = (index(target),)
+    except TypeError:
+        numbers = tuple(target) if isinstance(target, Sequence) and not isinstance(target, str) else ()
+    if not numbers:
+        raise BadInput("a class or label, several, a Target or None", repr(target), "For example target=1.")
+    return numbers
 
 
 def _predicted_labels(scores: Tensor) -> tuple[int, ...]:
     labels = (scores > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
     found = tuple(int(label) for label in labels.unique() if label > 0)
     if not found:
-        raise BadInput("a predicted label other than the background", "background everywhere", "Name one: target=1.")
+        raise Nothing("a predicted label other than the background", "background everywhere", "Name one: target=1.")
     return found
 
 
 class Deciding:
-    """A target that is chosen and fixed when the unperturbed output comes, which it keeps."""
+    """A target that is chosen and fixed by the first output that it meets: that of the unperturbed image."""
 
-    def __init__(self, choose: Callable[[Any], Target], output: Any = None) -> None:
+    def __init__(self, choose: Callable[[Any], Target]) -> None:
         self.choose = choose
-        self.output: Any = None
-        self.target = None if output is None else choose(output).fix(output)
+        self.scores: Tensor | None = None
+        self._target: Target | None = None
+
+    @property
+    def target(self) -> Target:
+        """The target, once it is fixed, on the part of the output that it explains."""
+        assert self._target is not None
+        return self._target.target if isinstance(self._target, Select) else self._target
 
     def __call__(self, output: Any) -> Tensor:
-        if self.output is None:
-            self.output = tree_map(detached, output)
-        if self.target is None:
-            self.target = self.choose(self.output).fix(self.output)
-        return self.target(output)
+        if self._target is None:
+            plain = tree_map(detached, output)
+            self._target = self.choose(plain).fix(plain)
+            with torch.no_grad():
+                self.scores = self._target(plain).detach().clone()
+        return self._target(output)
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
-        return self.target.names(classes) if self.target else ()
+        return self.target.names(classes)
 
     def fix(self, output: Any) -> Deciding:
         return self
@@ -77,7 +94,7 @@ class Each:
     """Targets that each batch item decides for itself; one that an item does not have scores 0 and is noted."""
 
     targets: tuple[Target, ...]
-    fixed: tuple[tuple[Target | BadInput, ...], ...] = ()
+    fixed: tuple[tuple[Target | Nothing, ...], ...] = ()
 
     def __call__(self, output: Any) -> Tensor:
         items = [_item(output, i) for i in range(len(self.fixed[0]))]
@@ -96,17 +113,15 @@ def _item(output: Any, i: int) -> Any:
     return tree_map(lambda part: part[i : i + 1] if isinstance(part, Tensor) and part.ndim else part, output)
 
 
-def _fixed(target: Target, output: Any) -> Target | BadInput:
+def _fixed(target: Target, output: Any) -> Target | Nothing:
     try:
         return target.fix(output)
-    except BadInput as error:
-        if "voxel" not in error.expected:  # a label that the model does not have is nobody's
-            raise
+    except Nothing as error:
         return error
 
 
-def _score(target: Target | BadInput, output: Any) -> Tensor:
-    if not isinstance(target, BadInput):
+def _score(target: Target | Nothing, output: Any) -> Tensor:
+    if not isinstance(target, Nothing):
         return target(output)[0, 0]
     leaf = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return leaf.float().sum() * 0

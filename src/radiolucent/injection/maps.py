@@ -24,6 +24,7 @@ from radiolucent.report.picture import background, picture
 from radiolucent.volume import Volume
 
 TABLE = "maps.csv"
+Key = tuple[str, int | None, int | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class Maps:
         relevance: "method at layer" -> (t, b, c, *cells), signed, un-normalised, on the layer's own grid.
         methods: "method at layer" -> the method.
         targets: a name for each of the t targets.
+        items: (t, b), what the target means for each item: "logit 2" where each explains its own class.
         scores: (t, b); NaN where an item has no such target (a label without a voxel).
         grid: the input's shape without batch and channels.
         failures: (what, target, item) -> why there is no map; target and item are None where they do not matter.
@@ -42,9 +44,10 @@ class Maps:
     relevance: Mapping[str, Tensor]
     methods: Mapping[str, Method]
     targets: tuple[str, ...]
+    items: tuple[tuple[str, ...], ...]
     scores: Tensor
     grid: tuple[int, ...]
-    failures: Mapping[tuple[str, int | None, int | None], str] = field(default_factory=dict)
+    failures: Mapping[Key, str] = field(default_factory=dict)
 
     def on_input(self, name: str | None = None) -> Tensor:
         """(t, b, c, *grid): the map of that name (default: the last one), interpolated to the input's grid."""
@@ -78,23 +81,29 @@ class Maps:
         for name, t, i, scan, relevance in self.volumes(x):
             place = folder / safe(name)
             place.mkdir(parents=True, exist_ok=True)
-            path = io.write(place / f"{safe(names[i])}_{safe(self.targets[t])}.nii.gz", relevance)
+            path = io.write(_free(place / f"{safe(names[i])}_{safe(self.items[t][i])}"), relevance)
             if len(self.grid) == 2:
                 io.put(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), drawn(scan, relevance, self.methods[name].unit))
             written.append(path)
-            rows.append([names[i], name, self.targets[t], float(self.scores[t, i]), str(path.relative_to(folder))])
+            rows.append([names[i], name, self.items[t][i], float(self.scores[t, i]), str(path.relative_to(folder))])
         _add(folder / TABLE, rows)
         return written
 
 
+def _free(path: Path) -> Path:
+    """The name with .nii.gz, or, where that is taken (a case in a second epoch), with -2, -3, ... before it."""
+    number = 1
+    while (found := path.with_name(f"{path.name}{f'-{number}' if number > 1 else ''}.nii.gz")).exists():
+        number += 1
+    return found
+
+
 def volume(x: Tensor, i: int) -> Volume:
-    """A batch item with the affine of its MetaTensor, if it is one."""
-    affine = getattr(x, "affine", None)
+    """A batch item with the affine of its MetaTensor, if it is one that places it in the world."""
     data = x[i].detach().as_subclass(Tensor).float().cpu().numpy()
-    if affine is None:
-        return Volume(data, np.eye(4), has_world=False)
-    affine = np.asarray(affine, dtype=float)
-    return Volume(data, affine[i] if affine.ndim == 3 else affine)
+    affine = np.asarray(getattr(x, "affine", None), dtype=float) if hasattr(x, "affine") else np.empty(0)
+    affine = affine[i] if affine.ndim == 3 else affine
+    return Volume(data, affine) if affine.shape == (4, 4) else Volume(data, np.eye(4), has_world=False)
 
 
 def drawn(scan: Volume, relevance: Volume, unit: str) -> bytes:

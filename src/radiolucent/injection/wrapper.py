@@ -6,170 +6,151 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
-from radiolucent.errors import BadInput, InputWarning
-from radiolucent.hooks import Layer, OneInput, Sharing, depths, look
-from radiolucent.injection.choice import Choice, Deciding, detached
+from radiolucent.errors import BadInput, InputWarning, Nothing
+from radiolucent.hooks import OneInput, Sharing, depths, guest_of, look
+from radiolucent.injection.choice import Choice
+from radiolucent.injection.making import make_maps
 from radiolucent.injection.maps import TABLE, Maps
-from radiolucent.methods import as_dict, at_layer, at_layers, from_dict, shared_pass, title
-from radiolucent.metrics import METRICS, Metric, measure
-from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.scores import Scores, titles
-from radiolucent.targets import Select
+from radiolucent.methods import at_layer, at_layers, from_dict, titles
+from radiolucent.metrics import METRICS, Metric, Part, from_text, measure
+from radiolucent.protocols import Method, Target
+from radiolucent.scores import Scores
+
+
+@dataclass
+class Side:
+    """All that an injected model keeps for itself, apart from the guest's own attributes."""
+
+    methods: Sequence[Method]
+    choose: Callable[[Any], Target]
+    target_input: int | str
+    output_dir: Path | None
+    metrics: Sequence[str | Metric]
+    part: Part
+    enabled: bool = True
+    calls: int = 0
+    maps: Maps | None = None
+    scores: Scores = field(default_factory=Scores)
+    names: Sequence[str] | None = None
+    depth: dict[str, int] = field(default_factory=dict)
+    last: tuple[Tensor, Sequence[str]] | None = None
+    at: dict[Any, list[Method]] = field(default_factory=dict)
 
 
 class Injected(Sharing):
     """A model that makes maps each time it is called; made by `inject`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        methods: Sequence[Method],
-        choose: Callable[[Any], Target],
-        target_input: int | str,
-        output_dir: Path | None,
-        metrics: Sequence[str | Metric],
-    ) -> None:
-        super().__init__(model)
-        self.methods, self.choose, self.target_input, self.output_dir = tuple(methods), choose, target_input, output_dir
-        self.metrics, self.scores = metrics, Scores()
-        self.enabled = True
-        self.calls = 0
-        self.maps: Maps | None = None
-        self._last: tuple[Tensor, Sequence[str]] | None = None
-        self.depth: dict[str, int] = {}
-        self._at: dict[Any, list[Method]] = {}
-        self._alike: dict[Any, bool] = {}
-        self._names: Sequence[str] | None = None
-        self._takes_mask = "mask" in inspect.signature(model.forward).parameters
+    side: Side
+
+    def __init__(self, model: nn.Module, side: Side) -> None:
+        super().__init__(model, side=side)
+
+    @property
+    def maps(self) -> Maps | None:
+        """What was made of the last batch; None where there was nothing to explain."""
+        return self.side.maps
+
+    @property
+    def scores(self) -> Scores:
+        """How the maps of all calls compare with the masks that were given."""
+        return self.side.scores
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """While inside, only the model runs."""
-        before, self.enabled = self.enabled, False
+        before, self.side.enabled = self.side.enabled, False
         try:
             yield
         finally:
-            self.enabled = before
+            self.side.enabled = before
 
     @contextmanager
     def named(self, *names: str) -> Iterator[None]:
-        """While inside, the batch items are called so in the files that are written."""
-        self._names = names
+        """While inside, the batch items are called so in the files and tables."""
+        before, self.side.names = self.side.names, names
         try:
             yield
         finally:
-            self._names = None
+            self.side.names = before
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's own output, bit for bit; `maps` then holds what was made of this batch.
+        """The model's own output, bit for bit; `maps` holds what was made of this batch before.
 
         mask=M (b, *grid) or (b, 1, *grid), labels from 1: measures the maps against it, see `scores`. Where the
         model has an input of that name, it gets it: call `measure` instead.
         """
-        mask = None if self._takes_mask else kwargs.pop("mask", None)
-        if not self.enabled:
-            return self._guest(*args, **kwargs)
-        x = _input(args, kwargs, self.target_input)
-        kept = x.detach().clone()  # some models overwrite their input
         inside = self._guest.module if isinstance(self._guest, _SHELLS) else self._guest
-        model = inside if len(args) == 1 and not kwargs else OneInput(inside, args, kwargs, self.target_input)
-        key = (*kept.shape[1:], kept.dtype, kept.device)
-        if key not in self._at:
-            self._found(key, look(model, kept)[1])
-        if self._alike.get(key) and self._is_only_looked_at(self._at[key], args, kwargs):
-            decide = Deciding(self.choose)
-            self.maps = _explain(model, kept, decide, self._at[key])
-            output = decide.output
-        else:
-            output = self._guest(*args, **kwargs)
-            decide = Deciding(self.choose, tree_map(detached, output))
-            self.maps = _explain(model, kept, decide, self._at[key])
-            self._alike[key] = _identical(output, decide.output)
-        self._last = x.detach(), self._names or [f"{self.calls:05d}_{item}" for item in range(len(x))]
-        self.calls += 1
-        if self.output_dir:
-            self.maps.save(self.output_dir, self._last[1], x)
-        if mask is not None:
-            self.measure(mask)
-        return output
+        mask = None if _takes_mask(getattr(inside, "_orig_mod", inside)) else kwargs.pop("mask", None)
+        if self.side.enabled:
+            self._look_aside(inside, args, kwargs, mask)
+        # Last, so that what the model keeps from its forward pass is what the caller's pass left there.
+        return self._guest(*args, **kwargs)
 
-    def _found(self, key: Any, found: Sequence[Layer]) -> None:
-        self._at[key] = [m for method in self.methods for m in at_layers(method, found)]
-        self.depth = depths(found)
+    def _look_aside(self, inside: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], mask: Any) -> None:
+        side = self.side
+        given = _input(args, kwargs, side.target_input)
+        x = given.detach().clone()  # some models overwrite their input
+        if not len(x):
+            side.maps = None
+            return
+        model = inside if len(args) == 1 and not kwargs else OneInput(inside, args, kwargs, side.target_input)
+        key = (*x.shape[1:], x.dtype, x.device)
+        if key not in side.at:
+            found = look(model, x)[1]
+            side.at[key] = [m for method in side.methods for m in at_layers(method, found)]
+            side.depth = depths(found)
+        names = side.names or [f"{side.calls:05d}_{item}" for item in range(len(x))]
+        if len(set(names)) != len(x):
+            raise BadInput(f"{len(x)} different names, one per batch item", ", ".join(names), "Rename them.")
+        side.maps, side.last = None, None
+        try:
+            side.maps = make_maps(model, x, side.choose, side.at[key])
+        except Nothing as error:
+            warnings.warn(f"no map of call {side.calls}: {error}", InputWarning, stacklevel=5)
+        if side.maps is not None:
+            side.last = given.detach(), names
+            _announce(side.maps)
+            if mask is not None:
+                self.measure(mask)
+            if side.output_dir:
+                _save(side.maps, side.output_dir, names, side.last[0])
+        side.calls += 1
 
     def measure(self, mask: Tensor) -> list[dict[str, Any]]:
         """Measure the last call's maps against label images; the rows are also added to `scores`."""
-        if self.maps is None or self._last is None:
-            raise BadInput("maps to measure", "no call of the model yet", "Call the model first.")
-        x, names = self._last
-        mask = torch.as_tensor(mask)
+        side = self.side
+        if side.maps is None or side.last is None:
+            raise BadInput("maps to measure", "none of the last call, or no call yet", "Call the model first.")
+        x, names = side.last
+        mask = torch.as_tensor(mask).detach()
         labels = mask[:, 0] if mask.ndim == x.ndim and mask.shape[1] == 1 else mask
         if labels.shape != (len(x), *x.shape[2:]):
             raise BadInput(f"a mask of shape {(len(x), *x.shape[2:])}", f"{tuple(mask.shape)}", "Resample it to the input's grid.")
         rows = []
-        for name, t, i, scan, relevance in self.maps.volumes(x):
-            method, settings, layer = titles(as_dict(self.maps.methods[name]))
-            about = {"case": names[i], "method": method, "settings": settings, "layer": layer, "target": self.maps.targets[t]}
-            found = measure(relevance, scan.like(labels[i][None].cpu().numpy()), self.metrics)
-            self.scores.add(found, **about, depth=self.depth.get(layer))
+        for name, t, i, scan, relevance in side.maps.volumes(x):
+            method, settings, layer = titles(side.maps.methods[name])
+            about = {"case": names[i], "method": method, "settings": settings, "layer": layer, "target": side.maps.items[t][i]}
+            found = measure(relevance, scan.like(labels[i][None].cpu().double().numpy()), side.metrics, part=side.part)
+            side.scores.add(found, **about, depth=side.depth.get(layer))
             rows += [about | row for row in found]
         return rows
-
-    def _is_only_looked_at(self, methods: Sequence[Method], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        """In eval mode and without gradients one forward can serve the caller and the maps.
-
-        It is used once it was seen to give the same bits for this shape (a fused kernel for inference might not).
-        """
-        tensors = [t for t in (*tree_leaves([args, kwargs]), *self.parameters()) if isinstance(t, Tensor)]
-        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        training = any(m.training for m in self._guest.modules())
-        return not wanted and not training and all(isinstance(m, FirstOrder) for m in methods)
 
 
 _SHELLS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def _explain(model: nn.Module, x: Tensor, decide: Deciding, methods: Sequence[Method]) -> Maps:
-    """All maps of one batch, with what could not be made and why."""
-    first = [m for m in methods if isinstance(m, FirstOrder)]
-    made: dict[str, Tensor | BadInput] = dict(zip(map(title, first), shared_pass(model, x, decide, first), strict=True))
-    made |= {title(m): m(model, x, decide) for m in methods if not isinstance(m, FirstOrder)}
-    with torch.no_grad():
-        scores = decide(decide.output).detach().clone()
-    failures: dict[tuple[str, int | None, int | None], str] = {}
-    target = decide.target.target if isinstance(decide.target, Select) else decide.target
-    absent = [(t, i, r) for t, row in enumerate(getattr(target, "fixed", ())) for i, r in enumerate(row) if isinstance(r, BadInput)]
-    for t, i, reason in absent:
-        scores[t, i] = torch.nan
-        failures["", t, i] = str(reason)
-    relevance = {name: maps for name, maps in made.items() if isinstance(maps, Tensor)}
-    failures |= {(name, None, None): str(maps) for name, maps in made.items() if isinstance(maps, BadInput)}
-    for name, maps in relevance.items():
-        for t, i, _ in absent:
-            maps[t, i] = torch.nan
-        flat = maps.flatten(2)
-        for t, i in ((~flat.isfinite().all(2)) | ~flat.any(2)).nonzero().tolist():
-            if ("", t, i) not in failures:
-                failures[name, t, i] = "zero everywhere" if flat[t, i].isfinite().all() else "NaN or infinite in places"
-    if failures and len(failures) >= len(made) * len(scores) * len(x):
-        raise BadInput("at least one map", "; ".join(dict.fromkeys(failures.values())), "Choose another method, layer or target.")
-    if failures:
-        (name, target_number, item), why = next(iter(failures.items()))
-        parts = (name, f"target {target_number}" if target_number is not None else "", f"item {item}" if item is not None else "")
-        where, more = (
-            " ".join(filter(None, parts)),
-            f" (and {len(failures) - 1} more in maps.failures)" if len(failures) > 1 else "",
-        )
-        warnings.warn(f"no map for {where}: {why}{more}", InputWarning, stacklevel=4)
-    by_name = {title(m): m for m in methods}
-    return Maps(relevance, by_name, decide.names(), scores, tuple(x.shape[2:]), failures)
+def _takes_mask(model: nn.Module) -> bool:
+    try:
+        return "mask" in inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # TorchScript
+        return False
 
 
 def _input(args: Sequence[Any], kwargs: Mapping[str, Any], where: int | str) -> Tensor:
@@ -183,11 +164,28 @@ def _input(args: Sequence[Any], kwargs: Mapping[str, Any], where: int | str) -> 
     return x
 
 
-def _identical(one: Any, other: Any) -> bool:
-    a, b = tree_leaves(one), tree_leaves(other)
-    return len(a) == len(b) and all(
-        torch.equal(p, q) if isinstance(p, Tensor) and isinstance(q, Tensor) else p == q for p, q in zip(a, b, strict=True)
-    )
+def _announce(maps: Maps) -> None:
+    """One warning for all that could not be made of a batch."""
+    if maps.failures:
+        (name, target, item), why = next(iter(maps.failures.items()))
+        parts = (name, f"target {target}" if target is not None else "", f"item {item}" if item is not None else "")
+        more = f" (and {len(maps.failures) - 1} more: see maps.failures)" if len(maps.failures) > 1 else ""
+        warnings.warn(f"no map for {' '.join(filter(None, parts))}: {why}{more}", InputWarning, stacklevel=6)
+
+
+def _save(maps: Maps, folder: Path, names: Sequence[str], x: Tensor) -> None:
+    try:
+        maps.save(folder, names, x)
+    except OSError as error:  # a full disk must not end a training
+        warnings.warn(f"the maps could not be written to {folder}: {error}", InputWarning, stacklevel=6)
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise BadInput("a folder for the maps", f"{path}: {error}", "Choose another output_dir.") from None
+    return path
 
 
 def inject(
@@ -201,6 +199,7 @@ def inject(
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     metrics: Sequence[str | Metric] = tuple(METRICS),
+    part: Part = "positive",
 ) -> Injected:
     """The model, which from now on makes maps on the side each time it is called.
 
@@ -209,7 +208,8 @@ def inject(
         model.maps.on_input()        # (targets, batch, channels, *grid)
 
     Weights, names in the state dict, train or eval mode and attributes are the model's own, which itself is not
-    changed. The maps are made in eval mode, whatever the mode of the call.
+    changed. The maps are made in eval mode, whatever the mode of the call, by a pass of their own before it. Where
+    there is nothing to explain in a batch (no voxel of a label), `maps` is None and a warning says why.
 
     Args:
         method: one or several, by name or as objects with settings.
@@ -221,19 +221,19 @@ def inject(
         target_input: position or keyword of the input to explain, where the model takes several.
         output_dir: where each call's maps are written, on the input's grid, with a table `maps.csv`; a MONAI
             MetaTensor's affine goes along.
-        metrics: what `model(x, mask=...)` measures, as in radiolucent.measure; rows and means are in `model.scores`,
-            `model.scores.save(folder)` writes them.
         overwrite: take an output_dir that holds maps already; its table is begun anew.
+        metrics, part: what `model(x, mask=...)` measures, as in radiolucent.metrics.measure; rows and means are in
+            `model.scores`, `model.scores.save(folder)` writes them.
     """
-    if isinstance(model, Injected):
-        model = model._guest
     given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else method
     methods = [from_dict({"method": m}) if isinstance(m, str) else m for m in given]
     layers = [layer] if isinstance(layer, str) else layer
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    metrics = [from_text(m) if isinstance(m, str) else m for m in metrics]
     placed = list(dict.fromkeys(at_layer(m, name) for m in methods for name in layers))
-    folder = Path(output_dir) if output_dir else None
+    folder = None if output_dir is None else _folder(Path(output_dir))
     if folder and (folder / TABLE).exists():
         if not overwrite:
             raise BadInput(f"no maps yet in {folder}", f"a table {TABLE}", "Choose another output_dir, or pass overwrite=True.")
         (folder / TABLE).unlink()
-    return Injected(model, placed, Choice(target, output), target_input, folder, metrics)
+    return Injected(guest_of(model), Side(placed, Choice(target, output), target_input, folder, metrics, part))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from inspect import cleandoc
 from typing import Any
@@ -110,10 +110,27 @@ def from_settings(names: Sequence[str], settings: Sequence[str], layers: Sequenc
     return tuple(dict.fromkeys(at_layer(from_dict(v), layer) for v in values.values() for layer in layers))
 
 
+def titles(method: Any) -> tuple[str, str, str]:
+    """A method's name, settings and layer: "smooth-grad(grad-cam)", "samples=10, noise=0.15, seed=0", "layer4"."""
+    values = {f.name: getattr(method, f.name) for f in fields(method)} if is_dataclass(method) else {}
+    inner = [titles(v) for v in values.values() if is_dataclass(v)]
+    own = [f"{k}={v}" for k, v in values.items() if k != "layer" and not is_dataclass(v)]
+    name = _NAMES.get(type(method), type(method).__name__) + (f"({', '.join(n for n, _, _ in inner)})" if inner else "")
+    layers = [*([getattr(method, "layer", "")] if "layer" in values else []), *(layer for _, _, layer in inner if layer)]
+    return name, ", ".join([*own, *(s for _, s, _ in inner if s)]), " and ".join(dict.fromkeys(layers))
+
+
 def title(method: Method) -> str:
     """A method's name and where it looks, for tables and legends: "grad-cam at layer4"."""
-    name, layer = _NAMES.get(type(method), type(method).__name__), getattr(method, "layer", "")
+    name, _, layer = titles(method)
     return f"{name} at {layer}" if layer else name
+
+
+def unique_titles(methods: Sequence[Method]) -> list[str]:
+    """The title of each; those that would be the same get their settings, or a number."""
+    names = [title(m) for m in methods]
+    names = [f"{n} ({titles(m)[1]})" if names.count(n) > 1 and titles(m)[1] else n for n, m in zip(names, methods, strict=True)]
+    return [f"{name} #{names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]
 
 
 def describe(method: Method | type[Any]) -> dict[str, str]:
@@ -190,4 +207,6 @@ __all__ = [
     "from_settings",
     "shared_pass",
     "title",
+    "titles",
+    "unique_titles",
 ]

@@ -14,7 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.hooks import INPUT, Form, Layer, Taps, all_layers, evaluating, form_of, last_layer, layers, some, tap
+from radiolucent.hooks import (
+    INPUT,
+    Form,
+    Layer,
+    Taps,
+    all_layers,
+    check_items_apart,
+    evaluating,
+    form_of,
+    last_layer,
+    layers,
+    some,
+    tap,
+)
 from radiolucent.protocols import FirstOrder, Target
 
 
@@ -76,6 +89,7 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
     if not methods:
         return []
     x = plain(x)
+    check_items_apart(model, len(x))
     if "auto" in {m.layer for m in methods}:
         auto = last_layer(layers(model, x))
         methods = [at_layer(m, auto) for m in methods]

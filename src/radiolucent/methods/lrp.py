@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
@@ -58,6 +60,9 @@ class LRP:
             raise BadInput(f"a rule for the first layer among {', '.join(FIRST)}", repr(self.first), "Choose one of them.")
         if not (self.epsilon >= 0 and self.gamma >= 0):
             raise BadInput("epsilon >= 0 and gamma >= 0", f"{self.epsilon} and {self.gamma}", "1e-6 and 0.25 are usual.")
+        if torch.float16 in {x.dtype, *(p.dtype for p in model.parameters())}:
+            # Relevance over activation leaves its range.
+            model, x = copy.deepcopy(model).float(), x.float()
         rules = Propagation(_CONVOLUTIONS[self.composite], self.epsilon, self.gamma, self.first)
         with rewriting(rules.by_name(), rules.otherwise):
             relevance = Gradient()(rules.between(model), x, targets)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.hooks import out_of_memory
+from radiolucent.hooks import check_items_apart, mixes_items, out_of_memory
 from radiolucent.methods.gradient import check_scores
 from radiolucent.protocols import Method, Target
 
@@ -37,6 +37,10 @@ def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Te
     The model may write into `copies`.
     """
     k, b = copies.shape[:2]
+    if isinstance(model, nn.Module):
+        check_items_apart(model, b)
+        if k > 1 and mixes_items(model):
+            return torch.cat([score(model, copy[None], targets) for copy in copies])
     output = model(copies.flatten(0, 1))
     scores = [targets(part) for part in ([output] if k == 1 else _parts(output, k, b))]
     for row in scores:
@@ -67,7 +71,7 @@ def in_passes(method: Method, model: nn.Module, images: Iterable[Tensor], target
     images = iter(images)
     while group := list(islice(images, 1)):
         b, one = len(group[0]), group[0][:, 0].numel()
-        group += islice(images, share(batch, one, 2 * VOXELS) - 1)
+        group += islice(images, 0 if mixes_items(model) else share(batch, one, 2 * VOXELS) - 1)
 
         def together(which: range, group: list[Tensor] = group, b: int = b) -> Tensor:
             if len(which) == 1:
@@ -131,10 +135,13 @@ def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[
         full = ""
         try:
             made = work(which)
-        except (RuntimeError, MemoryError, BadInput) as error:
-            if not out_of_memory(error):
-                raise
+        except Exception as error:
             full = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+            if not out_of_memory(error):
+                if len(which) == 1 or isinstance(error, BadInput):
+                    raise
+                size = 1  # an exported model may be bound to its batch
+                continue
         if not full:  # outside the handler, whose traceback holds on to the memory
             yield which, made
             start = which.stop

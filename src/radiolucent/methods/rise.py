@@ -26,15 +26,16 @@ class RISE:
     along the longest axis and as many of about that size along the others; or give one number per axis.
     The masked part is filled with `baseline`. The masks come from `seed`, the same for each batch item.
 
-    R is an unbiased estimate of E[S M[p]] / p1: for masks of 0 and 1 the mean score while p shows. So a
-    place that plays no part gets the mean score of all masked images and not 0: only differences within
-    a map mean something, and their noise falls with the root of N. On the input's grid. Needs no gradient,
-    so it explains any model, and all targets cost as much as one.
+    With `centred`, S has its mean over the masks taken off, so that a place that plays no part gets 0 and R is
+    signed: the score while p shows against the score of a mask at random. Without, R is the paper's, an unbiased
+    estimate of E[S M[p]] / p1, whose zero means nothing. The noise falls with the root of N. On the input's grid.
+    Needs no gradient, so it explains any model, and all targets cost as much as one.
     """
 
     samples: int = 4000
     cells: int | tuple[int, ...] = 7
     shown: float = 0.5
+    centred: bool = True
     baseline: str = "zero"
     seed: int = 0
     batch: int = 0
@@ -53,11 +54,19 @@ class RISE:
             return M, score(model, torch.stack([baselines.hide(x, 1 - m, reference) for m in M]), targets)
 
         total: Tensor | None = None
+        about: Tensor | float | None = None if self.centred else 0.0  # near the mean score, so that little cancels
+        sum_S: Tensor | float = 0.0
+        sum_M: Tensor | float = 0.0
         with evaluating(model), torch.no_grad():
             for _, (M, S) in in_chunks(self.samples, share(self.batch, x[:, 0].numel(), VOXELS), masked):
+                about = S.mean(0) if about is None else about
+                S = S - about
                 part = torch.einsum("ktb,k...->tb...", S, M.to(S.dtype))
                 total = part if total is None else total.add_(part)
+                sum_S, sum_M = sum_S + S.sum(0), sum_M + M.to(S.dtype).sum(0)
         assert total is not None
+        if self.centred:
+            total -= torch.einsum("tb,...->tb...", sum_S / self.samples, sum_M)
         return total.div_(self.shown * self.samples).unsqueeze(2)
 
 

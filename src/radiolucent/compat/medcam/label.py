@@ -30,7 +30,9 @@ class Isolated:
     def __call__(self, output: Any) -> Tensor:
         if self.weights is None:
             raise BadInput("a label that is fixed before the explanation starts", "none yet", "Call targets.fix(model(x)).")
-        return (as_tensor(output) * self.weights).flatten(1).sum(1)[None]
+        output = as_tensor(output)
+        dtype = torch.promote_types(output.dtype, torch.float32)  # a sum over a volume leaves the range of half precision
+        return (output * self.weights).flatten(1).sum(1, dtype=dtype)[None]
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return ("label" if self.label is None or callable(self.label) else f"label {self.label}",)

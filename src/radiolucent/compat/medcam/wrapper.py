@@ -17,8 +17,8 @@ from radiolucent.compat.medcam.evaluation import Evaluator
 from radiolucent.compat.medcam.label import Isolated, Label
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array, upsample
-from radiolucent.hooks import Sharing, layers
-from radiolucent.injection import Injected, Maps, maps
+from radiolucent.hooks import Sharing, guest_of, layers
+from radiolucent.injection import Injected, Maps, Side, maps
 from radiolucent.methods import GradCAM, GradCAMPlusPlus, GuidedBackprop, GuidedGradCAM, at_layer
 from radiolucent.volume import Volume
 
@@ -44,15 +44,18 @@ class Settings:
 class Medcam(Sharing):
     """A model with M3d-CAM's functions; made by `inject`."""
 
+    settings: Settings
+    evaluator: Evaluator
+    replaced: bool
+    counter: int
+    pickled: list[Array]
+    attention: Array | None
+    current_layer: str | None
+    _injected: Injected
+
     def __init__(self, model: nn.Module, injected: Injected, settings: Settings, evaluator: Evaluator, replace: bool) -> None:
-        super().__init__(model)
-        # Not a part of the model, and so not one of its modules.
-        self.__dict__["_injected"] = injected
-        self.settings, self.evaluator, self.replaced = settings, evaluator, replace
-        self.counter = 0
-        self.pickled: list[Array] = []
-        self.attention: Array | None = None
-        self.current_layer: str | None = None
+        own = {"settings": settings, "evaluator": evaluator, "replaced": replace, "counter": 0, "pickled": []}
+        super().__init__(model, _injected=injected, attention=None, current_layer=None, **own)
 
     def forward(self, batch: Tensor, label: Label = None, mask: Any = None, raw_input: Any = None) -> Any:
         """The model's own output, unless `inject` was told otherwise; the maps are made, saved and scored on the side.
@@ -61,13 +64,15 @@ class Medcam(Sharing):
             label: as in `inject`, for this call. mask: (b, 1, *grid) of 0 and 1, to evaluate against.
             raw_input: what the picture of a 2D map is drawn over, instead of the batch.
         """
-        if not self._injected.enabled:
+        if not self._injected.side.enabled:
             return self._guest(batch)
-        self._injected.choose = Isolated(self.settings.label if label is None else label).fix
+        self._injected.side.choose = Isolated(self.settings.label if label is None else label).fix
         with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and self.settings.cudnn):
             output = self._injected(batch)
         found = self._injected.maps
-        assert found is not None
+        if found is None:  # a warning has said why
+            self.attention, self.current_layer = None, None
+            return output
         attention = {name: self._shaped(found, name) for name in found.relevance}
         single = len(attention) == 1
         self.current_layer = _layer(found, next(iter(attention))) if single else None
@@ -115,7 +120,7 @@ class Medcam(Sharing):
         for name, _, i, _, relevance in found.volumes(grey):
             layer = _layer(found, name)
             case = f"{self.counter}_{i}"
-            depth = self._injected.depth.get(layer)
+            depth = self._injected.side.depth.get(layer)
             scores[layer][i] = self.evaluator.comp_score(relevance.data.mean(0), mask[i], layer, 0, case, depth)
         return scores
 
@@ -149,11 +154,11 @@ class Medcam(Sharing):
 
     def enable_medcam(self) -> None:
         """Make maps again."""
-        self._injected.enabled = True
+        self._injected.side.enabled = True
 
     def disable_medcam(self) -> None:
         """Run only the model."""
-        self._injected.enabled = False
+        self._injected.side.enabled = False
 
     def test_run(self, batch: Tensor, internal: bool = False) -> list[str]:
         """The layers that have a map for this batch; written to registered_layers.txt if there is an output_dir."""
@@ -215,7 +220,7 @@ def inject(
     cudnn: bool = True,
     enabled: bool = True,
 ) -> Medcam:
-    """M3d-CAM's `inject`: the model, which makes attention maps whenever it is called.
+    """M3d-CAM's `inject`: the model, which makes attention maps whenever it is called. Injecting again begins anew.
 
     Args:
         output_dir: where results go: LAYER/attention_map_CALL_ITEM_0.nii.gz (2D: .png), and what `dump()` writes.
@@ -227,8 +232,6 @@ def inject(
             enabled: as in M3d-CAM. cudnn=False switches it off during the call only. retain_graph has no use here:
             the caller's graph is never touched.
     """
-    if isinstance(model, Medcam):
-        return model
     if backend not in BACKENDS:
         raise BadInput(f"a backend among {', '.join(BACKENDS)}", repr(backend), "Choose one of them.")
     if output_dir is None and (save_scores or save_maps or save_pickle or evaluate):
@@ -238,8 +241,8 @@ def inject(
         folder.mkdir(parents=True, exist_ok=True)
     names = [layer] if isinstance(layer, str) else list(layer)
     methods = list(dict.fromkeys(at_layer(BACKENDS[backend](), name) for name in names))
-    injected = Injected(model, methods, Isolated(label).fix, 0, None, ())
-    injected.enabled = enabled
+    model = guest_of(model)
+    injected = Injected(model, Side(methods, Isolated(label).fix, 0, None, (), "absolute", enabled=enabled))
     settings = Settings(
         folder, label, data_shape, save_maps, save_pickle, save_scores, evaluate, return_score, return_attention, cudnn
     )
