@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from worlds import RELU_STYLES, Bright, ByHand, ConvNet, Returns, classifier, image, relative
 
 from radiolucent import BadInput, InputWarning, Logits, Region, Volume, explain, predict
-from radiolucent.methods import GradCAM, Gradient, HiResCAM, InputXGradient, Occlusion, from_dict
+from radiolucent.methods import GradCAM, Gradient, HiResCAM, InputXGradient, Occlusion, SmoothGrad, from_dict
 from radiolucent.methods.gradient import first_order
 
 
@@ -213,3 +213,41 @@ def test_50_a_layer_without_a_grid_is_refused_and_those_with_one_are_named() -> 
         GradCAM("head")(net, x, Logits(1))
     found = first_order(net, x, Logits(1), [GradCAM("conv1")])
     assert found[0].shape[3:] == x.shape[2:]
+
+
+def test_a_model_that_changes_its_weights_is_refused() -> None:
+    class Drifts(ConvNet):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.conv1.weight.mul_(1.001)
+            return super().forward(x)
+
+    with pytest.raises(BadInput, match=r"weights stay as they are .*got Conv2d\.weight, which the forward pass writes to"):
+        Gradient()(Drifts(2).eval(), image(2), Logits(1))
+
+
+def test_a_model_that_mixes_the_items_of_a_batch_gets_one_at_a_time() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Flatten(), nn.Linear(480, 3)
+    )
+    x = image(2, 2, size=12)
+    net = nn.Sequential(*net[:4], nn.Linear(net[:4](x).shape[1], 3)).eval()
+    with pytest.raises(BadInput, match="one image at a time for this model; got 2"):
+        Gradient()(net, x, Logits(1))
+    with pytest.raises(BadInput, match="one image at a time"):
+        Occlusion(4, 4)(net, x, Logits(1))
+    for several, alone in (
+        (Occlusion(4, 4, batch=4), Occlusion(4, 4, batch=1)),
+        (SmoothGrad(samples=4), SmoothGrad(samples=4, batch=1)),
+    ):
+        assert relative(several(net, x[:1], Logits(1)), alone(net, x[:1], Logits(1))) <= 1e-5
+
+
+def test_a_model_that_does_not_repeat_itself_is_announced() -> None:
+    class Counts(ConvNet):
+        def forward(self, x: Tensor) -> Tensor:
+            self.times = getattr(self, "times", 0) + 1
+            return super().forward(x) * self.times
+
+    with pytest.warns(InputWarning, match="does not repeat itself: scores"):
+        explain(Counts(3).eval(), SCAN, Gradient(), Logits(1))

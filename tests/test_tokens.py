@@ -29,6 +29,10 @@ FORMS = {
     ((2, 197, 768), IMAGE_2D, None): Form("tokens", (14, 14), 1),
     ((2, 196, 768), IMAGE_2D, None): Form("tokens", (14, 14)),
     ((2, 201, 768), IMAGE_2D, None): Form("tokens", (14, 14), 5),  # class and four registers
+    ((1, 197, 1024), (1, 3, 224, 224), None): Form("tokens", (14, 14), 1),  # ViT-L: its width is a number of patches, too
+    ((1, 257, 1024), (1, 3, 224, 224), None): Form("tokens", (16, 16), 1),
+    ((1, 1025, 1024), (1, 3, 512, 512), None): Form("tokens", (32, 32), 1),
+    ((1, 513, 512), (1, 1, 128, 128, 128), None): Form("tokens", (8, 8, 8), 1),
     ((2, 50, 768), IMAGE_2D, None): Form("tokens", (7, 7), 1),
     ((2, 216, 768), IMAGE_3D, None): Form("tokens", (6, 6, 6)),
     ((2, 217, 768), IMAGE_3D, None): Form("tokens", (6, 6, 6), 1),
@@ -181,3 +185,31 @@ def test_a_stage_of_token_layers_that_gives_its_channels_first_again_is_read_so(
     found = {layer.name: layer.form for layer in layers(net, torch.rand(2, 1, 12, 12))}
     assert found["1"] == Form("channels first", (6, 6))
     assert found["1.linear"] == Form("channels last", (6, 6))
+
+
+def test_inside_a_convnext_block_the_layer_before_tells() -> None:
+    """Convolution, channels to the back, norm, dense, GELU, dense, channels to the front."""
+
+    class Permute(nn.Module):
+        def __init__(self, *axes: int) -> None:
+            super().__init__()
+            self.axes = axes
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.permute(*self.axes)
+
+    block = nn.Sequential(
+        nn.Conv2d(24, 24, 3, padding=1), Permute(0, 2, 3, 1), nn.LayerNorm(24), nn.Linear(24, 96), nn.GELU(), nn.Linear(96, 24),
+        Permute(0, 3, 1, 2),
+    )  # fmt: skip
+    net = nn.Sequential(nn.Conv2d(1, 24, 4, 4), block, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    found = {layer.name: layer.form for layer in layers(net, torch.rand(1, 1, 64, 64)) if layer.form}
+    assert found["1.4"] == Form("channels last", (16, 16))
+    assert found["1.3"] == Form("channels last", (16, 16))
+    assert found["1.6"] == Form("channels first", (16, 16))
+
+
+def test_a_pool_behind_convolutions_is_no_channels_last_layer() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d((1, 2)), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    found = {layer.name: layer.form for layer in layers(net.eval(), torch.rand(1, 1, 64, 64)) if layer.form}
+    assert found["2"] == Form("channels first", (64, 32))

@@ -93,10 +93,13 @@ def explain_case(
         rows = region_rows(explanations, parcellation.on(scan.grid)) if parcellation else []
         if rows:
             write_table(new / "regions.csv", rows)
+        shown = _shown(explanations)
+        if len(shown) < len(explanations):
+            left_out.append(f"{len(shown)} of {len(explanations)} explanations are drawn here; all are in their folders")
         write_report(
             new / "report.html",
             scan,
-            explanations,
+            shown,
             title=io.stem(image),
             subtitle=f"{card.name} ({card.task})",
             parcellation=parcellation,
@@ -121,6 +124,18 @@ def explain_case(
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+_MOST_DRAWN = 24
+
+
+def _shown(explanations: Sequence[Explanation]) -> Sequence[Explanation]:
+    """All, or, of more maps than a page should hold, explanations evenly spaced (over the layers), with the last."""
+    most = max(1, _MOST_DRAWN // max(len(e.targets) for e in explanations))
+    if len(explanations) <= most:
+        return explanations
+    last = len(explanations) - 1
+    return [explanations[last - round(i * last / max(1, most - 1))] for i in reversed(range(most))]
 
 
 def _read(image: Path, card: Card, plan: Plan) -> Volume:

@@ -74,6 +74,8 @@ def _listed(folder: Path) -> list[Map]:
                 found.append(Map(row["name"], folder / row["file"], method, layer, row["target"]))
     except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"a list of maps in {folder / _LIST}", f"{error!r}", "Is it the table of an injected model?") from None
+    if not found:
+        raise BadInput(f"a list of maps in {folder / _LIST}", "no rows", "Is it the table of an injected model?")
     return found
 
 

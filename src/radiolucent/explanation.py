@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.geometry import coarsen, upsample
+from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
@@ -124,7 +124,10 @@ class Prediction:
                 "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."
             )
         labels = ((output > 0)[:, 0] if output.shape[1] == 1 else output.argmax(1)).cpu().numpy().astype(np.int32)
-        cells = coarsen(self.image.grid, labels.shape[1:])  # some models answer on a coarser grid
+        shape = labels.shape[1:]
+        coarser = all(n % m == 0 for n, m in zip(self.image.grid.shape, shape, strict=True))
+        # Some models answer on a coarser grid; without padding, in the middle of theirs.
+        cells = (coarsen if coarser else centre)(self.image.grid, shape)
         return Volume(labels, cells.affine, self.image.has_world).on(self.scan.grid, nearest=True)
 
     def explain(
@@ -186,7 +189,9 @@ class Prediction:
         maps: list[Tensor | BadInput]
         try:
             if isinstance(group[0], FirstOrder):
-                maps = shared_pass(self.model, x, targets, [m for m in group if isinstance(m, FirstOrder)])
+                first = _First(targets)
+                maps = shared_pass(self.model, x, first, [m for m in group if isinstance(m, FirstOrder)])
+                self._compare(first.scores, targets)
             else:
                 maps = [group[0](self.model, x, targets)]
         except Exception as error:  # also what a guest or the memory may raise
@@ -197,6 +202,13 @@ class Prediction:
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
         return maps, cost
+
+    def _compare(self, scores: Tensor | None, targets: Target) -> None:
+        """Warn where the pass that made the maps did not say what the plain one said."""
+        plain = targets(self.output).detach()
+        if scores is not None and (scores - plain).abs().max() > 1e-2 * plain.abs().max():
+            said = f"scores {plain[:, 0].tolist()}, and {scores[:, 0].tolist()} when the maps were made"
+            warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=5)
 
     def _placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
         """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
@@ -218,6 +230,25 @@ class Prediction:
                 )
             )
         return placed
+
+
+class _First:
+    """Targets that remember their first scores."""
+
+    def __init__(self, targets: Target) -> None:
+        self.targets = targets
+        self.scores: Tensor | None = None
+
+    def __call__(self, output: Any) -> Tensor:
+        found = self.targets(output)
+        self.scores = found.detach() if self.scores is None else self.scores
+        return found
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return self.targets.names(classes)
+
+    def fix(self, output: Any) -> _First:
+        return self
 
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:

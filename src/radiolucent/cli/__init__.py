@@ -226,7 +226,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _frame(text: str | None) -> Any:
     if text is None or text == "channels":
         return text
-    if text.isdigit():
+    if text.isdecimal():
         return int(text)
     raise typer.BadParameter(f"--frame takes a number from 0 or 'channels', not {text!r}")
 
@@ -290,6 +290,8 @@ def main() -> None:
         app()
     except SystemExit as end:
         sys.exit(1 if end.code == 2 else end.code)  # 2 is the command-line library's own code for wrong usage
-    except BadInput as error:
-        print(f"radiolucent: {error}", file=sys.stderr)
+    except BrokenPipeError:  # `| head`: nobody reads on
+        sys.stdout = None
+    except (BadInput, OSError) as error:
+        print(f"radiolucent: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

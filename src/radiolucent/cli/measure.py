@@ -52,8 +52,15 @@ def measure(
     masks = evaluation.pair([m.case for m in found], mask)
     if out.suffix.lower() not in TABLES or not out.resolve().parent.is_dir():
         raise BadInput(f"a table to write that ends in {', '.join(TABLES)}, in a folder that exists", str(out), "Correct --out.")
-    if out.exists() and not overwrite:
-        raise BadInput("no table yet", str(out), "Choose another --out, or pass --overwrite.")
+    written = [out, out.with_stem(f"{out.stem}_means"), out.with_suffix(".png")]
+    there = [str(path) for path in written if path.exists()]
+    if there and not overwrite:
+        raise BadInput("no table yet", ", ".join(there), "Choose another --out, or pass --overwrite.")
+    inputs = {
+        path.resolve() for path in (*maps, *mask, *masks.values(), *(p / "maps.csv" for p in maps), *([names] if names else []))
+    }
+    if inputs & {path.resolve() for path in written}:
+        raise BadInput("a table apart from what is measured", str(out), "Choose another --out.")
     with progress(len(set(masks)), as_json) as (say, step):
         scores, failed = evaluation.evaluate(
             found, masks, say=say, step=step, metrics=chosen, labels=labels, names=named, part=part, resample=resample

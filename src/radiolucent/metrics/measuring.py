@@ -13,6 +13,8 @@ from radiolucent.geometry import Array
 from radiolucent.metrics.prepared import Mass, Metric, Part, Score, Undefined, insides
 from radiolucent.volume import Volume
 
+_MOST_LABELS = 256
+
 
 def rows_of(
     relevance: Volume,
@@ -28,6 +30,9 @@ def rows_of(
     data = _labels(mask, names)
     data = _on_map(relevance, Volume(data, mask.affine, mask.has_world), resample)[0]
     present = _present(data)
+    if labels is None and names is None and len(present) > _MOST_LABELS:
+        expected, got = f"a mask with at most {_MOST_LABELS} labels, or names or labels for it", f"{len(present)} values"
+        raise BadInput(expected, got, "Is it the scan and not its labels? Else say which labels are meant.")
     wanted = list(labels) if labels is not None else present or [1]  # an empty mask is one whose label 1 is missing
     if 0 in wanted:
         raise BadInput("labels other than 0, the background", f"{wanted}", "Leave it out.")

@@ -59,7 +59,9 @@ def compute_score(attention_map: Any, mask: Any, metric: Any = "wioa", threshold
     The map (*cells) is interpolated to the mask's grid; `threshold` is "otsu" or a number from 0 to 1, on the map
     from its smallest to its largest value. Signed maps count by their size. NaN where the score is undefined.
     """
-    truth = np.squeeze(np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask))
+    truth = np.asarray(mask.detach().cpu() if isinstance(mask, Tensor) else mask)
+    while truth.ndim > 2 and len(truth) == 1:  # channel and batch axes; a thin volume keeps its own
+        truth = truth[0]
     if not np.isin(truth, (0, 1)).all():
         raise BadInput(
             "a mask of 0 and 1", f"values such as {np.unique(truth)[:5].tolist()}", "Compare it with the class: mask == 1."

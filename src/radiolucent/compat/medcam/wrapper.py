@@ -236,6 +236,8 @@ def inject(
         raise BadInput(f"a backend among {', '.join(BACKENDS)}", repr(backend), "Choose one of them.")
     if output_dir is None and (save_scores or save_maps or save_pickle or evaluate):
         raise BadInput("an output_dir, since something is to be saved", "none", "Give one, or switch saving off.")
+    if (replace or return_attention) and (layer == "full" or not isinstance(layer, str)):
+        raise BadInput("one layer, whose map can be returned", repr(layer), "Name one layer, or take 'auto'.")
     folder = Path(output_dir) if output_dir is not None else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)

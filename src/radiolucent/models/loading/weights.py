@@ -50,6 +50,12 @@ def fit(network: nn.Module, checkpoint: Checkpoint, name: str) -> tuple[str, ...
             for k in own
             if k in state and own[k].shape != state[k].shape
         ],
+        "other kinds of numbers": [
+            f"{k} {state[k].dtype} instead of {own[k].dtype}"
+            for k in own
+            if k in state
+            and (state[k].is_floating_point(), state[k].is_complex()) != (own[k].is_floating_point(), own[k].is_complex())
+        ],
     }
     if any(differences.values()):
         raise BadInput(
