@@ -169,7 +169,7 @@ def intensity(name: str, **arguments: object) -> dict[str, object]:
             intensity("ScaleIntensityRangePercentiles", lower=1, upper=99, b_min=0, b_max=1, clip=True),
             {"intensity": Percentile(1, 99)},
         ),
-        (intensity("Resize", spatial_size=[8, 8, 4]), {"size": (8, 8, 4), "fit": "stretch"}),
+        (intensity("Resize", spatial_size=[8, 8, 4], mode="trilinear"), {"size": (8, 8, 4), "fit": "stretch"}),
         (intensity("ResizeWithPadOrCrop", spatial_size=[8, 8, 4]), {"size": (8, 8, 4)}),
         (intensity("DivisiblePad", k=8), {"multiple": 8}),
         (intensity("Orientation", axcodes="LPS"), {"orientation": "LPS"}),
@@ -189,6 +189,7 @@ def test_transforms_that_are_known(tmp_path, step, expected):
         ([intensity("ScaleIntensityRange", a_min=0, a_max=9, b_min=0, b_max=1)], "got ScaleIntensityRanged"),
         ([intensity("NormalizeIntensity", subtrahend=3)], "got NormalizeIntensityd"),
         ([intensity("Resize", spatial_size=8, size_mode="longest")], "got Resized"),
+        ([intensity("Resize", spatial_size=[8, 8, 4])], "got Resized"),  # its default mode averages
         ([intensity("NormalizeIntensity"), intensity("ScaleIntensity")], "got ScaleIntensityd"),
         ([intensity("ResizeWithPadOrCrop", spatial_size=[8, 8, 4]), intensity("NormalizeIntensity")], "got NormalizeIntensityd"),
         ([intensity("Spacing", pixdim=[1, 1, 1]), intensity("Orientation", axcodes="RAS")], "got Orientationd"),

@@ -77,11 +77,15 @@ def explain_case(
     targets = choose_targets(prediction, card, plan)
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
     failures: dict[str, str] = {}
+    errors: list[BadInput] = []
 
     def failed(method: Method, error: BadInput) -> None:
+        errors.append(error)
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
 
     explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
+    if not explanations and len(errors) == 1:
+        raise errors[0]
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
     parcellation, parcellation_name = _parcellation(prediction, card, plan)

@@ -249,8 +249,3 @@ def upsample(relevance: Tensor, shape: tuple[int, ...]) -> Tensor:
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
     flat = interpolate(relevance.flatten(0, 1), size=tuple(shape), mode=mode, align_corners=False)
     return flat.unflatten(0, relevance.shape[:2])
-
-
-def field_of_view(grid: Grid) -> float:
-    """Volume that the grid covers, in mm3."""
-    return grid.voxel_mm3 * math.prod(grid.shape)

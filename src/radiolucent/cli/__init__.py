@@ -70,6 +70,7 @@ def explain(
     """
     from radiolucent.case import Plan, explain_case
     from radiolucent.errors import BadInput
+    from radiolucent.hooks.taps import module_of
     from radiolucent.methods import from_settings
 
     network, card = _load(model, weights, trust_model)
@@ -90,6 +91,9 @@ def explain(
     )
     for wanted in target:
         card.index(wanted)
+    for name in layer:
+        if name not in ("auto", "full"):
+            module_of(network, name)
     if names and not parcellation:
         raise BadInput("--names with --parcellation", "--names alone", "Give the label image too, or leave the names out.")
     place = model.partition(":")[2] if model.startswith(("nnunet:", "bundle:")) else model

@@ -97,7 +97,8 @@ def _normalise(a: Mapping[str, Any], channels: int) -> dict[str, Any] | None:
 
 def _stretch(a: Mapping[str, Any], channels: int) -> dict[str, Any] | None:
     size = a.get("spatial_size")
-    plain = isinstance(size, list) and a.get("size_mode", "all") == "all"
+    linear = str(a.get("mode", "area")) in ("linear", "bilinear", "trilinear")  # MONAI's default averages, ours does not
+    plain = isinstance(size, list) and a.get("size_mode", "all") == "all" and linear
     return {"size": tuple(size), "fit": "stretch"} if plain and size else None
 
 
