@@ -101,11 +101,14 @@ def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Ten
 
 def _parts(output: Any, k: int, b: int) -> list[Any]:
     """The output, whatever it consists of, as k outputs of b items each."""
+    leaves, form = pytree.tree_flatten(output)
 
-    def part(i: int) -> Callable[[Any], Any]:
-        return lambda o: o[i * b : (i + 1) * b] if isinstance(o, Tensor) and o.ndim and len(o) == k * b else o
+    def parts(o: Any) -> Sequence[Any]:
+        # Unbound in one go, whose backward pass is one copy; each slice's own would fill the whole with zeros.
+        along = isinstance(o, Tensor) and o.ndim > 0 and len(o) == k * b
+        return o.unflatten(0, (k, b)).unbind(0) if along else [o] * k
 
-    return [pytree.tree_map(part(i), output) for i in range(k)]
+    return [pytree.tree_unflatten(list(part), form) for part in zip(*map(parts, leaves), strict=True)]
 
 
 def share(batch: int, one: int, most: int) -> int:
