@@ -41,7 +41,7 @@ def explain(
     images: Annotated[list[Path], typer.Argument(help="Scans: NIfTI, MGZ, NPY, PNG, JPEG, TIFF, or DICOM (a series' folder).")],
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder for the results, one subfolder per scan.")],
-    method: Annotated[list[str], typer.Option(help="Method, may be repeated; see `radiolucent methods`.")] = ["grad-cam"],  # noqa: B006
+    method: Annotated[list[str], typer.Option(help="Method, may be repeated; default: grad-cam (see `radiolucent methods`).")] = [],  # noqa: B006
     target: Annotated[list[str], typer.Option(help="Class name or number, may be repeated; default: what is predicted.")] = [],  # noqa: B006
     layer: Annotated[
         list[str], typer.Option(help="Layer for layer-wise methods, may be repeated; auto, or full for all with a grid.")
@@ -71,14 +71,15 @@ def explain(
     from radiolucent.case import Plan, explain_case
     from radiolucent.errors import BadInput
     from radiolucent.hooks.taps import module_of
-    from radiolucent.methods import from_settings
+    from radiolucent.methods import default_method, from_settings
+    from radiolucent.models import Preprocessing
 
     network, card = _load(model, weights, trust_model)
     if part is not None:
         card = replace(card, output=int(part) if part.isdecimal() else part)
     card = replace(card, task=task or card.task)
     plan = Plan(
-        from_settings(method, set_, layer or [card.layer]),
+        from_settings(method or [default_method(network)], set_, layer or [card.layer]),
         tuple(target),
         reduce,
         _frame(frame),
@@ -89,6 +90,8 @@ def explain(
         series,
         seg_percentile,
     )
+    if card.preprocessing == Preprocessing():
+        print("note: the model says nothing of preprocessing: values and axes go in as they are stored", file=sys.stderr)
     for wanted in target:
         card.index(wanted)
     for name in layer:

@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from inspect import cleandoc
 from typing import Any
 
+import torch
+from torch import nn
+
 from radiolucent.errors import BadInput
 from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, RespondCAM, SaliencyTubes
 from radiolucent.methods.channels import AblationCAM, ScoreCAM
@@ -110,6 +113,11 @@ def from_settings(names: Sequence[str], settings: Sequence[str], layers: Sequenc
     return tuple(dict.fromkeys(at_layer(from_dict(v), layer) for v in values.values() for layer in layers))
 
 
+def default_method(model: nn.Module) -> str:
+    """Grad-CAM, or, where TorchScript hides the layers, a method on the input."""
+    return "input-x-gradient" if isinstance(model, torch.jit.ScriptModule) else "grad-cam"
+
+
 def titles(method: Any) -> tuple[str, str, str]:
     """A method's name, settings and layer: "smooth-grad(grad-cam)", "samples=10, noise=0.15, seed=0", "layer4"."""
     values = {f.name: getattr(method, f.name) for f in fields(method)} if is_dataclass(method) else {}
@@ -201,6 +209,7 @@ __all__ = [
     "as_dict",
     "at_layer",
     "at_layers",
+    "default_method",
     "describe",
     "first_order",
     "from_dict",
