@@ -23,7 +23,7 @@ from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.report import region_rows, write_report
-from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, part_of
+from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, label_map, part_of
 from radiolucent.volume import Volume
 
 
@@ -170,7 +170,7 @@ def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     chosen: Target
     if _is_segmentation(output, card):
         if not indices:
-            indices = [int(v) for v in torch.unique(output.argmax(1) if output.shape[1] > 1 else (output > 0).long()) if v > 0]
+            indices = [int(v) for v in torch.unique(label_map(output)) if v > 0]
         if not indices:
             raise BadInput("a segmentation with a labelled voxel", "background everywhere", "Name a label with --target.")
         chosen = Region(*indices, reduce=plan.reduce)

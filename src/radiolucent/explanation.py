@@ -21,7 +21,7 @@ from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.targets import Select, part_of
+from radiolucent.targets import Select, label_map, part_of
 from radiolucent.volume import Volume
 
 
@@ -123,7 +123,7 @@ class Prediction:
             raise BadInput(
                 "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."
             )
-        labels = ((output > 0)[:, 0] if output.shape[1] == 1 else output.argmax(1)).cpu().numpy().astype(np.int32)
+        labels = label_map(output).cpu().numpy().astype(np.int32)
         shape = labels.shape[1:]
         coarser = all(n % m == 0 for n, m in zip(self.image.grid.shape, shape, strict=True))
         # Some models answer on a coarser grid; without padding, in the middle of theirs.

@@ -42,6 +42,11 @@ def as_tensor(output: Any) -> Tensor:
     raise BadInput("a tensor as the model's output", came, "Name the part to explain: output=KEY or Select(KEY, target).")
 
 
+def label_map(output: Tensor) -> Tensor:
+    """A segmentation's labels (b, *grid) from its logits (b, classes, *grid); one channel is label 1 where it is above 0."""
+    return (output > 0)[:, 0].long() if output.shape[1] == 1 else output.argmax(1)
+
+
 def _vector(output: Any, indices: tuple[int, ...], target: str) -> Tensor:
     """output as (b, k), with indices that exist."""
     output = as_tensor(output)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,7 @@ _PRODUCTS = frozenset(("matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", 
 _CONVOLUTIONS = frozenset(f"conv{way}{axes}d" for way in ("", "_transpose") for axes in (1, 2, 3))
 
 
-class _Attending(TorchFunctionMode):
+class _Attending(TorchFunctionMode, ABC):
     """Sees every attention, whatever form it has, and leaves to `_matrix` and `_apply` what happens at it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,11 +53,13 @@ class _Attending(TorchFunctionMode):
             return self._multihead(func, inspect.signature(func).bind(*args, **kwargs).arguments)
         return self._other(func, name, args, kwargs)
 
+    @abstractmethod
     def _matrix(self, matrix: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What an attention matrix (..., queries, keys) becomes."""
 
+    @abstractmethod
     def _multihead(self, func: Any, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        raise NotImplementedError
+        """What PyTorch's multi-head attention gives, and the weights for its caller."""
 
     def _other(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)

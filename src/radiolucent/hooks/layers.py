@@ -33,11 +33,15 @@ class Layer:
     name: str
     kind: str
     shape: tuple[int, ...]
-    runs: int
     form: Form | None
     is_output: bool
     precedes_attention: bool = False
     places: tuple[int, ...] = ()
+
+    @property
+    def runs(self) -> int:
+        """How often it ran."""
+        return len(self.places)
 
     @property
     def is_spatial(self) -> bool:
@@ -71,7 +75,7 @@ def recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[L
                     earlier = seen.pop(name)[0].places if name in seen else ()
                     places = (*earlier, next(count))
                     shape, form = tuple(output.shape[1:]), _form(model, name, output, image)
-                    layer = Layer(name, type(module).__name__, shape, len(places), form, False, places=places)
+                    layer = Layer(name, type(module).__name__, shape, form, False, places=places)
                     seen[name] = layer, ref(output)
 
             def attend(module: nn.Module, args: Any) -> None:

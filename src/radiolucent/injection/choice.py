@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from radiolucent.errors import BadInput, Nothing
 from radiolucent.protocols import Target
-from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, part_of
+from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, label_map, part_of
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def _numbers(target: Any) -> tuple[int, ...]:
 
 
 def _predicted_labels(scores: Tensor) -> tuple[int, ...]:
-    labels = (scores > 0).long() if scores.shape[1] == 1 else scores.argmax(1)
-    found = tuple(int(label) for label in labels.unique() if label > 0)
+    found = tuple(int(label) for label in label_map(scores).unique() if label > 0)
     if not found:
         raise Nothing("a predicted label other than the background", "background everywhere", "Name one: target=1.")
     return found

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from radiolucent import baselines
 from radiolucent.geometry import upsample
-from radiolucent.hooks import Form, Replay, evaluating, form_of, last_layer, layers, replaying, tap
-from radiolucent.methods.gradient import plain, spatial_form
+from radiolucent.hooks import Form, Replay, evaluating, form_of, replaying, tap
+from radiolucent.methods.gradient import layer_of, plain, spatial_form
 from radiolucent.methods.perturbation import NUMBERS, VOXELS, in_chunks, score, share
 from radiolucent.protocols import Target
 
@@ -38,7 +38,7 @@ class ScoreCAM:
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
-        layer = _named(self.layer, model, x)
+        layer = layer_of(self.layer, model, x)
         reference = baselines.baseline(self.baseline, x)
         with evaluating(model), torch.no_grad():
             with tap(model, [layer]) as taps:
@@ -77,7 +77,7 @@ class AblationCAM:
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
-        layer = _named(self.layer, model, x)
+        layer = layer_of(self.layer, model, x)
         with evaluating(model), torch.no_grad(), replaying(model, layer, x) as replay:
             A = replay.value
             form = form_of(model, layer, A, x.shape)
@@ -101,10 +101,6 @@ class AblationCAM:
         channels = form.restore(A).shape[1]
         without = [found for _, found in in_chunks(channels, share(self.batch, replay.largest, NUMBERS), ablated)]
         return (S - torch.cat(without)) / S.abs()
-
-
-def _named(layer: str, model: nn.Module, x: Tensor) -> str:
-    return last_layer(layers(model, x)) if layer == "auto" else layer
 
 
 def _scaled(maps: Tensor) -> Tensor:

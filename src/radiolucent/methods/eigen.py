@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from radiolucent.hooks import evaluating, last_layer, layers, tap
-from radiolucent.methods.gradient import check_scores, first_order, plain, spatial_form
+from radiolucent.hooks import evaluating, tap
+from radiolucent.methods.gradient import check_scores, first_order, layer_of, plain, spatial_form
 from radiolucent.protocols import Target
 
 
@@ -31,7 +31,7 @@ class EigenCAM:
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
-        layer = last_layer(layers(model, x)) if self.layer == "auto" else self.layer
+        layer = layer_of(self.layer, model, x)
         with evaluating(model), torch.no_grad(), tap(model, [layer]) as taps:
             scores = targets(model(taps.input(x)))
             taps.over()

@@ -91,7 +91,7 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
     x = plain(x)
     check_items_apart(model, len(x))
     if "auto" in {m.layer for m in methods}:
-        auto = last_layer(layers(model, x))
+        auto = layer_of("auto", model, x)
         methods = [at_layer(m, auto) for m in methods]
     names = list(dict.fromkeys(m.layer for m in methods))
     if INPUT in names:
@@ -190,6 +190,11 @@ def check_floating(x: Tensor) -> None:
 def _wide(values: Tensor) -> Tensor:
     """At least float32: the products and means of small half-precision gradients vanish."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def layer_of(layer: str, model: nn.Module, x: Tensor) -> str:
+    """The layer itself; for "auto" the last with a grid, which takes a forward pass to find."""
+    return last_layer(layers(model, x)) if layer == "auto" else layer
 
 
 def at_layer(method: Any, layer: str, of: str = "auto") -> Any:
