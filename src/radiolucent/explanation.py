@@ -147,7 +147,8 @@ class Prediction:
         recipe = repr(targets)
         targets = targets.fix(self.output)
         names = targets.names(classes)
-        scores = targets(self.output).detach()[:, 0].tolist()
+        plain = targets(self.output).detach()
+        scores = plain[:, 0].tolist()
         methods = [at for m in methods for at in at_layers(m, self.layers)]
         shared = [i for i, m in enumerate(methods) if isinstance(m, FirstOrder)]
         groups = [shared] if shared else []
@@ -156,7 +157,7 @@ class Prediction:
         depth = depths(self.layers)
         common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
-            maps, cost = self._run([methods[i] for i in group], targets, catch=failed is not None)
+            maps, cost = self._run([methods[i] for i in group], targets, plain, catch=failed is not None)
             if len(group) > 1 and all(isinstance(m, BadInput) for m in maps):  # one may take the others along
                 groups.extend([i] for i in group)
                 continue
@@ -182,8 +183,10 @@ class Prediction:
                     )
         return [done[i] for i in sorted(done)]
 
-    def _run(self, group: list[Method], targets: Target, catch: bool) -> tuple[list[Tensor | BadInput], dict[str, Any]]:
-        """A group's maps, or the reason why there is none, and what they cost together."""
+    def _run(
+        self, group: list[Method], targets: Target, plain: Tensor, catch: bool
+    ) -> tuple[list[Tensor | BadInput], dict[str, Any]]:
+        """A group's maps, or the reason why there is none, and what they cost together; `plain` are the scores."""
         x = self.x
         start = time.perf_counter()
         maps: list[Tensor | BadInput]
@@ -191,7 +194,7 @@ class Prediction:
             if isinstance(group[0], FirstOrder):
                 first = _First(targets)
                 maps = shared_pass(self.model, x, first, [m for m in group if isinstance(m, FirstOrder)])
-                self._compare(first.scores, targets)
+                _compare(first.scores, plain)
             else:
                 maps = [group[0](self.model, x, targets)]
         except Exception as error:  # also what a guest or the memory may raise
@@ -202,13 +205,6 @@ class Prediction:
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
         return maps, cost
-
-    def _compare(self, scores: Tensor | None, targets: Target) -> None:
-        """Warn where the pass that made the maps did not say what the plain one said."""
-        plain = targets(self.output).detach()
-        if scores is not None and (scores - plain).abs().max() > 1e-2 * plain.abs().max():
-            said = f"scores {plain[:, 0].tolist()}, and {scores[:, 0].tolist()} when the maps were made"
-            warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=5)
 
     def _placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
         """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
@@ -230,6 +226,13 @@ class Prediction:
                 )
             )
         return placed
+
+
+def _compare(scores: Tensor | None, plain: Tensor) -> None:
+    """Warn where the pass that made the maps did not say what the plain one said."""
+    if scores is not None and (scores - plain).abs().max() > 1e-2 * plain.abs().max():
+        said = f"scores {plain[:, 0].tolist()}, and {scores[:, 0].tolist()} when the maps were made"
+        warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=5)
 
 
 class _First:

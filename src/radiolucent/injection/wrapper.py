@@ -35,6 +35,7 @@ class Side:
     metrics: Sequence[str | Metric]
     part: Part
     enabled: bool = True
+    takes_mask: bool = False
     calls: int = 0
     maps: Maps | None = None
     scores: Scores = field(default_factory=Scores)
@@ -51,6 +52,7 @@ class Injected(Sharing):
 
     def __init__(self, model: nn.Module, side: Side) -> None:
         super().__init__(model, side=side)
+        side.takes_mask = _takes_mask(_inside(model))
 
     @property
     def maps(self) -> Maps | None:
@@ -86,15 +88,14 @@ class Injected(Sharing):
         mask=M (b, *grid) or (b, 1, *grid), labels from 1: measures the maps against it, see `scores`. Where the
         model has an input of that name, it gets it: call `measure` instead.
         """
-        inside = self._guest.module if isinstance(self._guest, _SHELLS) else self._guest
-        mask = None if _takes_mask(getattr(inside, "_orig_mod", inside)) else kwargs.pop("mask", None)
+        mask = None if self.side.takes_mask else kwargs.pop("mask", None)
         if self.side.enabled:
-            self._look_aside(inside, args, kwargs, mask)
+            self._look_aside(args, kwargs, mask)
         # Last, so that what the model keeps from its forward pass is what the caller's pass left there.
         return self._guest(*args, **kwargs)
 
-    def _look_aside(self, inside: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], mask: Any) -> None:
-        side = self.side
+    def _look_aside(self, args: Sequence[Any], kwargs: Mapping[str, Any], mask: Any) -> None:
+        side, inside = self.side, _inside(self._guest)
         given = _input(args, kwargs, side.target_input)
         x = given.detach().clone()  # some models overwrite their input
         if not len(x):
@@ -146,9 +147,14 @@ class Injected(Sharing):
 _SHELLS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
+def _inside(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, _SHELLS) else model
+
+
 def _takes_mask(model: nn.Module) -> bool:
+    """Whether the model itself, also behind a compiled shell, has an input called mask."""
     try:
-        return "mask" in inspect.signature(model.forward).parameters
+        return "mask" in inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
     except (TypeError, ValueError):  # TorchScript
         return False
 

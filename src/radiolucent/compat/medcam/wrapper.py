@@ -102,9 +102,7 @@ class Medcam(Sharing):
             return
         assert self.settings.output_dir is not None
         for name, _, i, scan, relevance in found.volumes(image):
-            place = self.settings.output_dir / maps.safe(_layer(found, name))
-            place = place if _layer(found, name) else self.settings.output_dir
-            place.mkdir(parents=True, exist_ok=True)
+            place = _place(self.settings.output_dir, _layer(found, name))
             path = place / f"attention_map_{self.counter}_{i}_0"
             if len(found.grid) == 2:
                 io.put(path.with_name(path.name + ".png"), maps.drawn(scan, relevance, found.methods[name].unit))
@@ -136,8 +134,7 @@ class Medcam(Sharing):
         """Write an attention map (*grid) into the folder of the last call's layer."""
         if self.settings.output_dir is None:
             raise BadInput("an output_dir", "none", "Give one to inject.")
-        place = self.settings.output_dir / maps.safe(self.current_layer) if self.current_layer else self.settings.output_dir
-        place.mkdir(parents=True, exist_ok=True)
+        place = _place(self.settings.output_dir, self.current_layer)
         save(attention_map, place / f"attention_map_{self.counter}", raw_input=raw_input)
         self.counter += 1
 
@@ -194,6 +191,13 @@ def save(attention_map: Any, filename: str | Path, heatmap: bool = True, raw_inp
 def _channels_first(image: Any) -> Array:
     array = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image, np.float32)
     return array[None] if array.ndim == 2 else array if len(array) in (1, 3) else array.transpose(2, 0, 1)
+
+
+def _place(folder: Path, layer: str | None) -> Path:
+    """The layer's folder, made if need be; maps of the input lie in `folder` itself."""
+    place = folder / maps.safe(layer) if layer else folder
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def _layer(found: Maps, name: str) -> str:
