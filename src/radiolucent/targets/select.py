@@ -1,0 +1,29 @@
+"""A target on one part of a model's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from torch import Tensor
+
+from radiolucent.protocols import Target
+from radiolucent.targets.parts import part_of
+
+
+@dataclass(frozen=True)
+class Select:
+    """A target on one part of an output that is a dict, tuple or list (`key`: its name or position)."""
+
+    key: str | int
+    target: Target
+
+    def __call__(self, output: Any) -> Tensor:
+        return self.target(part_of(output, self.key))
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return self.target.names(classes)
+
+    def fix(self, output: Any) -> Self:
+        return replace(self, target=self.target.fix(part_of(output, self.key)))
