@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput, Nothing
 from radiolucent.hooks import look
-from radiolucent.injection.choice import Deciding, Each
+from radiolucent.injection.choice import Each
 from radiolucent.injection.maps import Key, Maps
 from radiolucent.methods import shared_pass, unique_titles
 from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.targets import Predicted
+from radiolucent.targets import Deciding, Predicted
 
 
 def make_maps(model: nn.Module, x: Tensor, choose: Callable[[Any], Target], methods: Sequence[Method]) -> Maps:
@@ -22,7 +22,7 @@ def make_maps(model: nn.Module, x: Tensor, choose: Callable[[Any], Target], meth
 
     Raises Nothing if there is no map at all; other errors only for what no image can mend.
     """
-    decide = Deciding(choose)
+    decide = Deciding(lambda output: choose(output).fix(output))
     names = unique_titles(methods)
     first = [m for m in methods if isinstance(m, FirstOrder)]
     if not first:

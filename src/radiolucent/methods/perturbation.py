@@ -41,11 +41,8 @@ def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Te
         check_items_apart(model, b)
         if k > 1 and mixes_items(model):
             return torch.cat([score(model, copy[None], targets) for copy in copies])
-    output = model(copies.flatten(0, 1))
-    scores = [targets(part) for part in ([output] if k == 1 else _parts(output, k, b))]
-    for row in scores:
-        check_scores(row, b)
-    return torch.stack([row.to(torch.promote_types(row.dtype, torch.float32)) for row in scores])
+    scores = Copies(targets, k, b)(model(copies.flatten(0, 1)))
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).unflatten(1, (k, b)).movedim(1, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,10 @@ class Copies:
     b: int
 
     def __call__(self, output: Any) -> Tensor:
-        return torch.cat([self.targets(part) for part in _parts(output, self.k, self.b)], 1)
+        scores = [self.targets(part) for part in _parts(output, self.k, self.b)]
+        for each in scores:
+            check_scores(each, self.b)
+        return torch.cat(scores, 1)
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return self.targets.names(classes)
@@ -101,6 +101,8 @@ def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Ten
 
 def _parts(output: Any, k: int, b: int) -> list[Any]:
     """The output, whatever it consists of, as k outputs of b items each."""
+    if k == 1:
+        return [output]
     leaves, form = pytree.tree_flatten(output)
 
     def parts(o: Any) -> Sequence[Any]:
