@@ -42,7 +42,7 @@ def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Te
         if k > 1 and mixes_items(model):
             return torch.cat([score(model, copy[None], targets) for copy in copies])
     scores = Copies(targets, k, b)(model(copies.flatten(0, 1)))
-    return scores.to(torch.promote_types(scores.dtype, torch.float32)).unflatten(1, (k, b)).movedim(1, 0)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).unflatten(1, (k, b)).movedim(1, 0).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
