@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from radiolucent.cli import main
+
 DEMO = Path(__file__).resolve().parents[1] / "src" / "radiolucent" / "demo"
 MODEL = DEMO / "hippocampus"
 SCAN = DEMO / "icbm152-hippocampus.nii.gz"
@@ -114,6 +116,32 @@ def test_wrong_usage_is_refused_before_any_work(tmp_path: Path, arguments: list[
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "samples=0", "--method", "rise"], "samples as a whole number >= 1; got 0"),
+        (["--set", "layer=nowhere"], "the name of a layer; got 'nowhere'"),
+        (["--set", "of=times", "--method", "smooth-grad"], "all fields of times"),
+        (["--set", "tokens=nowhere", "--method", "attention-rollout"], "the name of a layer; got 'nowhere'"),
+        (["--parcellation", "nowhere.nii.gz"], "nowhere.nii.gz"),
+        (["--parcellation", "scan.nii.gz", "--names", "scan.nii.gz"], "a table of names"),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, list) else "",
+)
+def test_what_no_scan_can_mend_is_refused_before_the_first(
+    tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: the exit code and words of `main`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SCAN, "scan.nii.gz")
+    monkeypatch.setattr(sys, "argv", ["radiolucent", "explain", "scan.nii.gz", "--model", str(MODEL), "--out", "out", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
 
 
 def test_results_are_not_overwritten_unasked(tmp_path: Path) -> None:

@@ -115,8 +115,6 @@ def _parts(output: Any, k: int, b: int) -> list[Any]:
 
 def share(batch: int, one: int, most: int) -> int:
     """How many copies go through the model at once: `batch`, or for 0 as many of size `one` as make `most`, up to COPIES."""
-    if batch < 0:
-        raise BadInput("batch >= 1, or 0 for a number that fits", str(batch), "1 needs the least memory.")
     return batch or max(1, min(COPIES, most // max(1, one)))
 
 
@@ -124,8 +122,8 @@ def per_axis(value: int | tuple[int, ...], x: Tensor, name: str) -> tuple[int, .
     """A setting that is one number for all axes of x's grid, or one for each, as one for each."""
     grid = tuple(x.shape[2:])
     values = (value,) * len(grid) if isinstance(value, int) else tuple(value)
-    if len(values) != len(grid) or min(values) < 1:
-        raise BadInput(f"{name} as a number >= 1, or one for each of the {len(grid)} axes", str(value), f"The grid is {grid}.")
+    if len(values) != len(grid):
+        raise BadInput(f"{name} as one number, or one for each of the {len(grid)} axes", str(value), f"The grid is {grid}.")
     return values
 
 
