@@ -9,7 +9,7 @@ from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, laye
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import MOVING, POOLING, Call, Rule, relus, rewriting
 from radiolucent.hooks.sharing import OneInput, Sharing, guest_of
-from radiolucent.hooks.taps import INPUT, Taps, editing, tap
+from radiolucent.hooks.taps import INPUT, Taps, tap
 from radiolucent.hooks.tokens import Form, form_of
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "attending",
     "check_items_apart",
     "depths",
-    "editing",
     "evaluating",
     "flowing",
     "form_of",
