@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
-from worlds import ConvNet, image
+from worlds import ConvNet, Segmenter, image
 
 from radiolucent import io
 from radiolucent.errors import BadInput
@@ -57,6 +57,25 @@ def test_rows_say_what_they_are_about() -> None:
     first = rows[0]
     assert (first["case"], first["method"], first["layer"], first["target"], first["label"]) == ("a", "grad-cam", "late", "one", 1)
     assert first["value"] == pytest.approx(1 / 1.5)
+
+
+def test_a_segmentation_s_target_is_measured_at_its_own_label_under_the_class_s_name() -> None:
+    def found(**options: object) -> set[tuple[str, int, str]]:
+        scores, about = Scores(), {"labels": [2, 1], "label_names": ["background", "head", "tail"]}
+        scores.measure("a", explanation(GradCAM("late"), 0.5, **about), Volume(MASK, AFFINE), metrics=["iou"], **options)
+        return {(row["target"], row["label"], row["region"]) for row in scores.rows()}
+
+    assert found() == {("one", 2, "tail"), ("two", 1, "head")}
+    everything = {("one", 1, "head"), ("one", 2, "tail"), ("two", 1, "head"), ("two", 2, "tail")}
+    assert found(all_pairs=True) == everything
+    assert found(labels=[1]) == {("one", 1, "head"), ("two", 1, "head")}
+    assert found(names={1: "x", 2: "y"}) == {("one", 2, "y"), ("two", 1, "x")}
+
+
+def test_an_own_label_that_the_mask_lacks_says_so() -> None:
+    scores = Scores()
+    scores.measure("a", explanation(GradCAM("late"), 0.5, labels=[5, 1]), Volume(MASK, AFFINE), metrics=["iou"])
+    assert [row["reason"] for row in scores.rows()] == ["label 5 is not in the mask", ""]
 
 
 def test_means_over_cases_in_the_order_of_the_layers() -> None:
@@ -205,6 +224,19 @@ def test_an_injected_model_s_maps(tmp_path: Path) -> None:
     assert scores.layers == ["conv1", "conv2"]
     assert {row["method"] for row in scores.rows()} == {"hires-cam"}
     assert len({row["target"] for row in scores.rows()}) == len({row["case"] for row in scores.rows()}) == 2
+    segmenter = inject(Segmenter(3), "hires-cam", layer="norm", target=[1, 2], output_dir=tmp_path / "seg")
+    segmenter(x)
+    maps = find_maps([tmp_path / "seg"])
+    assert {(m.target, m.label) for m in maps} == {("label 1", 1), ("label 2", 2)}
+    mask[:, 4:] = 2
+    np.save(tmp_path / "mask.npy", mask[0])
+    for all_pairs, pairs in (
+        (False, {("label 1", 1), ("label 2", 2)}),
+        (True, {(f"label {t}", l) for t in (1, 2) for l in (1, 2)}),
+    ):
+        masks = pair([m.case for m in maps], [tmp_path / "mask.npy"])
+        scores, _ = evaluate(maps, masks, metrics=["auroc"], all_pairs=all_pairs)
+        assert {(row["target"], row["label"]) for row in scores.rows()} == pairs
     (tmp_path / "maps" / "maps.csv").write_text("name,map\na,b\n")
     with pytest.raises(BadInput, match=r"a list of maps in .*maps.csv"):
         find_maps([tmp_path / "maps"])

@@ -21,7 +21,7 @@ from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.targets import Select, label_map, part_of
+from radiolucent.targets import Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
 
 
@@ -34,7 +34,8 @@ class Explanation:
         targets: a name for each target.
         scores: each target's score for the unperturbed scan.
         method: the method with its hyper-parameters ("auto" layers resolved).
-        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes.
+        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes; of a segmentation, each
+            target's label and the labels' names.
     """
 
     relevance: tuple[Volume, ...]
@@ -155,7 +156,9 @@ class Prediction:
         groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]
         done: dict[int, Explanation] = {}
         depth = depths(self.layers)
-        common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
+        labels = own_labels(targets)
+        common = {"target": recipe} | ({"label_names": list(classes)} if labels and classes else {})
+        common |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
             maps, cost = self._run([methods[i] for i in group], targets, plain, catch=failed is not None)
             if len(group) > 1 and all(isinstance(m, BadInput) for m in maps):  # one may take the others along
@@ -174,6 +177,7 @@ class Prediction:
                     shape = {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
                     where = titles(methods[i])[2]
                     shape |= {"depth": depth[where]} if where in depth else {}
+                    shape |= {"labels": [labels[t] for t in kept]} if labels else {}
                     done[i] = Explanation(
                         tuple(v for v in volumes if isinstance(v, Volume)),
                         tuple(names[t] for t in kept),
