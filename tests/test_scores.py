@@ -134,8 +134,8 @@ def test_the_plot_shows_means_and_intervals_in_order() -> None:
         for i, layer in reversed(list(enumerate(layers)))
         if (method, i) != ("y", 60)
     ]
-    figure = by_depth(rows, layers, ["method", "target"])
-    assert [axis.get_title("left") for axis in figure.axes] == ["iou", "auroc"]
+    figure = by_depth(rows, layers, ["method"], ["target"])
+    assert [axis.get_ylabel() for axis in figure.axes] == ["iou", "auroc"]
     x, y = figure.axes[0].lines
     np.testing.assert_allclose(x.get_ydata(), np.arange(120) / 120)
     assert np.flatnonzero(np.isnan(np.asarray(y.get_ydata()))).tolist() == [60]
@@ -144,8 +144,38 @@ def test_the_plot_shows_means_and_intervals_in_order() -> None:
     band = figure.axes[1].collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(-0.1), pytest.approx(119 / 120 + 0.1))
     names = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert names[:2] == ["block.0", "block.1"]
+    many = by_depth(rows, layers, ["method"], ["metric"])  # two columns have less room
+    names = [label.get_text() for label in many.axes[-1].get_xticklabels()]
     assert names[:2] == ["block.0", "block.2"]
-    assert len(names) == 60
+
+
+def row(method: str, layer: str, target: str = "t", mean: float = 0.5) -> dict[str, object]:
+    about = {"method": method, "settings": f"of {method}", "layer": layer, "target": target, "region": target}
+    return {**about, "metric": "iou", "mean": mean, "low": mean - 0.1, "high": mean + 0.2}
+
+
+def test_each_target_has_its_column_and_a_method_on_the_input_stands_beside_the_layers() -> None:
+    rows = [row("cam", layer, t, 0.5) for layer in ("a", "b") for t in ("x", "y")]
+    rows += [row("gradient", "", t, m) for t, m in (("x", 0.3), ("y", 0.7))]
+    figure = by_depth(rows, ["", "a", "b"], ["method", "settings"], ["target", "region"])
+    assert [axis.get_title() for axis in figure.axes] == ["x", "y"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cam"]
+    for axis, height in zip(figure.axes, (0.3, 0.7), strict=True):
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["gradient", "a", "b"]
+        (bar,) = axis.patches
+        assert (bar.get_x() + bar.get_width() / 2, bar.get_height()) == (pytest.approx(0), pytest.approx(height))
+        (line,) = (line for line in axis.lines if line.get_label() == "cam")
+        assert list(line.get_xdata()) == [1, 2]
+
+
+def test_of_many_targets_and_methods_the_best_are_drawn_and_that_is_said() -> None:
+    rows = [row(f"m{m}", layer, f"t{t}", t / 10 + m / 1000) for m in range(10) for t in range(7) for layer in "ab"]
+    figure = by_depth(rows, ["a", "b"], ["method", "settings"], ["target", "region"])
+    assert [axis.get_title() for axis in figure.axes] == ["t3", "t4", "t5", "t6"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"m{m}" for m in range(2, 10)]
+    said = figure.legends[0].get_title().get_text()
+    assert said.startswith("the 4 of 7 with the highest iou by target; all are in the table; the 8 of 10")
 
 
 def test_any_text_can_stand_in_the_plot() -> None:

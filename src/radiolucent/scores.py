@@ -121,4 +121,4 @@ class Scores:
         from radiolucent.report.depth import by_depth
         from radiolucent.report.figures import png
 
-        return [io.put(path, png(by_depth(known, self.layers, ("method", "settings", "target", "region")), dpi=120))]
+        return [io.put(path, png(by_depth(known, self.layers, ("method", "settings"), ("target", "region")), dpi=120))]
