@@ -268,3 +268,23 @@ def test_help_and_version_need_no_torch(tmp_path: Path) -> None:
     code += "assert not {'torch', 'monai', 'matplotlib', 'nibabel'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True).returncode == 0
     assert radiolucent("--version", cwd=tmp_path).stdout.strip().count(".") == 2
+
+
+def test_a_long_method_shows_how_far_it_is_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from radiolucent.cli.terminal import progress
+    from radiolucent.methods.watching import tell
+
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with progress(1, quiet=False) as (say, _):
+        tell(0, 40)
+        tell(30, 40)
+        say("a line, with which the bars are drawn")
+    tell(35, 40)
+    said = capsys.readouterr()
+    assert "30 of 40 copies scored" in said.err
+    assert "35 of 40" not in said.err
+    assert not said.out

@@ -20,7 +20,7 @@ from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import at_layers, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.targets import Deciding, Select, label_map, part_of
+from radiolucent.targets import Deciding, Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
 
 
@@ -85,7 +85,9 @@ class Prediction:
         names = fixed.names(classes)
         plain = fixed(self.output).detach()
         methods = [at for m in methods for at in at_layers(m, self.layers)]
-        origin = {"target": repr(targets)} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
+        labels = own_labels(fixed)
+        origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
+        origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         done: dict[int, Explanation] = {}
         for i, relevance, cost in self._made(methods, fixed, plain, catch=failed is not None):
             if isinstance(relevance, BadInput):
@@ -100,6 +102,7 @@ class Prediction:
             if volumes:
                 said = tuple(names[t] for t in volumes), tuple(plain[t, 0].item() for t in volumes)
                 facts = origin | cost | self._cells(methods[i], relevance)
+                facts |= {"labels": [labels[t] for t in volumes]} if labels else {}
                 done[i] = Explanation(tuple(volumes.values()), *said, methods[i], facts)
         return [done[i] for i in sorted(done)]
 

@@ -27,7 +27,8 @@ class Explanation:
         targets: a name for each target.
         scores: each target's score for the unperturbed scan.
         method: the method with its hyper-parameters ("auto" layers resolved).
-        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes.
+        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes; of a segmentation, each
+            target's label and the labels' names.
     """
 
     relevance: tuple[Volume, ...]

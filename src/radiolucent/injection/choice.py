@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from radiolucent.errors import BadInput, Nothing
 from radiolucent.protocols import Target
-from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, label_map, part_of
+from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, label_map, own_labels, part_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Each:
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return tuple(target.names(classes)[0] for target in self.targets)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return tuple(label for target in self.targets for label in own_labels(target))
 
     def fix(self, output: Any) -> Each:
         batch = len(next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)))

@@ -46,7 +46,7 @@ class SmoothGrad:
         spread = x.flatten(1).amax(1) - x.flatten(1).amin(1)
         sigma = self.noise * spread.reshape(-1, *[1] * (x.ndim - 1))
         noisy = (x + torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma for _ in range(self.samples))
-        return mean(in_passes(self.of, model, noisy, targets, self.batch))
+        return mean(in_passes(self.of, model, noisy, targets, self.batch, self.samples))
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class ExpectedGradients:
                 references.append(reference(int(torch.randint(size, (), generator=generator))))
                 yield torch.lerp(references[-1], x, float(torch.rand((), generator=generator)))
 
-        gradients = in_passes(Gradient(), model, points(), targets, self.batch)
+        gradients = in_passes(Gradient(), model, points(), targets, self.batch, self.samples)
         return mean(g * (x - references.popleft()) for g in gradients)
 
 

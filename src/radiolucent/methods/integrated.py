@@ -43,5 +43,5 @@ class IntegratedGradients:
         n = self.steps
         places, weights = np.polynomial.legendre.leggauss(n)
         path = (torch.lerp(reference, x, float(a)) for a in (1 + places) / 2)
-        gradients = in_passes(Gradient(), model, path, targets, self.batch)
+        gradients = in_passes(Gradient(), model, path, targets, self.batch, n)
         return (x - reference) * mean(g * float(n * weight / 2) for g, weight in zip(gradients, weights, strict=True))

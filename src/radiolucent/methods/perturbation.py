@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.hooks import check_items_apart, mixes_items, out_of_memory
 from radiolucent.methods.gradient import check_scores
+from radiolucent.methods.watching import tell, watched
 from radiolucent.protocols import Method, Target
 
 Made = TypeVar("Made")
@@ -66,20 +67,29 @@ class Copies:
         return self
 
 
-def in_passes(method: Method, model: nn.Module, images: Iterable[Tensor], targets: Target, batch: int) -> Iterator[Tensor]:
-    """The method's relevance (t, b, c, *cells) of one image (b, c, *grid) after the other; `batch` in a pass, see `share`."""
-    images = iter(images)
+def in_passes(
+    method: Method, model: nn.Module, images: Iterable[Tensor], targets: Target, batch: int, total: int = 0
+) -> Iterator[Tensor]:
+    """The method's relevance (t, b, c, *cells) of one image (b, c, *grid) after the other; `batch` in a pass, see `share`.
+
+    `total` is the number of images, for whoever watches.
+    """
+    images, done = iter(images), 0
+    tell(done, total)
     while group := list(islice(images, 1)):
         b, one = len(group[0]), group[0][:, 0].numel()
         group += islice(images, 0 if mixes_items(model) else share(batch, one, 2 * VOXELS) - 1)
 
         def together(which: range, group: list[Tensor] = group, b: int = b) -> Tensor:
-            if len(which) == 1:
-                return method(model, group[which[0]], targets)[None]
-            relevance = method(model, torch.cat([group[i] for i in which]), Copies(targets, len(which), b))
+            with watched(None):  # what it does for each image would be counted from 0 again
+                if len(which) == 1:
+                    return method(model, group[which[0]], targets)[None]
+                relevance = method(model, torch.cat([group[i] for i in which]), Copies(targets, len(which), b))
             return relevance.unflatten(1, (len(which), b)).movedim(1, 0)
 
-        for _, relevance in in_chunks(len(group), len(group), together):
+        for _, relevance in in_chunks(len(group), len(group), together, told=False):
+            done += len(relevance)
+            tell(done, total)
             yield from relevance
 
 
@@ -95,7 +105,7 @@ def mean(maps: Iterable[Tensor]) -> Tensor:
 
 def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Tensor:
     """Scores (t, b) of x itself."""
-    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets))
+    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets), told=False)
     return scores[0]
 
 
@@ -127,11 +137,14 @@ def per_axis(value: int | tuple[int, ...], x: Tensor, name: str) -> tuple[int, .
     return values
 
 
-def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[tuple[range, Made]]:
+def in_chunks(count: int, size: int, work: Callable[[range], Made], *, told: bool = True) -> Iterator[tuple[range, Made]]:
     """(which, work(which)) for 0 to count - 1 in ranges of `size`, which is halved wherever memory runs out.
 
-    `work` must not leave anything behind when it fails, since it is then asked again for less.
+    `work` must not leave anything behind when it fails, since it is then asked again for less. Whoever watches hears
+    of each range, unless not `told`.
     """
+    if told:
+        tell(0, count)
     start, size = 0, min(size, count)
     while start < count:
         which = range(start, min(start + size, count))
@@ -148,6 +161,8 @@ def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[
         if not full:  # outside the handler, whose traceback holds on to the memory
             yield which, made
             start = which.stop
+            if told:
+                tell(start, count)
         elif len(which) > 1:
             size = len(which) // 2
             warnings.warn(
