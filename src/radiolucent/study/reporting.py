@@ -1,0 +1,193 @@
+"""The cohort's page: which panel answers which question, from the tables of the analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pandas import DataFrame
+
+from radiolucent.analysis import Analysis
+from radiolucent.report import cohort_figures as draw
+from radiolucent.report.cohort import MOST_THUMBNAILS, Panel, Table, Thumbnail, write_cohort_report
+from radiolucent.study.paragraph import facts, methods_paragraph
+from radiolucent.study.store import Study
+
+_SHOWN = 3  # most and least anomalous cases side by side
+
+_HEADINGS = {
+    "mass_fraction": "share",
+    "low": "from",
+    "high": "to",
+    "q": "q (FDR)",
+    "n": "n",
+    "n_present": "n with region",
+    "hd95_mm": "HD95 (mm)",
+    "dice": "Dice",
+    "iou": "IoU",
+    "mean": "mean share",
+    "enrichment_low": "enrichment from",
+    "enrichment_high": "enrichment to",
+    "forest": "anomaly (forest)",
+    "mahalanobis": "anomaly (Mahalanobis)",
+    "strangest": "strangest region",
+}
+
+
+def write_study_report(study: Study, analysis: Analysis) -> Path:
+    """STUDY/report.html; the numbers on it are those of the tables in STUDY/analysis."""
+    recipe, status = study.recipe, study.status()
+    tables, cases = analysis.tables, study.cases()
+    links = _links(study, status.done)
+    panels = [
+        _importance(tables, study.rows()),
+        _anomaly(study, tables, cases, links),
+        _bias(tables),
+        *_sides(tables),
+        *_drift(tables),
+        _cases(cases, links),
+    ]
+    segments = bool((cases["voxels_predicted"].notna()).any()) if len(cases) else False
+    settings = analysis.settings
+    return write_cohort_report(
+        study.folder / "report.html",
+        title=recipe.study.name or study.folder.name,
+        subtitle=f"{len(status.done)} of {status.total} cases, {len(recipe.explain.methods)} methods",
+        panels=panels,
+        verdicts=_verdicts(tables),
+        notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
+        methods=methods_paragraph(recipe, analysis.counts, segments=segments, level=settings.level, folds=settings.folds),
+        facts=facts(recipe, study.facts(), analysis.counts),
+    )
+
+
+def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
+    found = []
+    for where, importance in _each(tables["importance"]):
+        found.append((draw.heat_map(importance), f"{where}: mean share of |relevance| of each target (row) in each region (column)."))
+        edges = _of(tables["edges"], importance)
+        if len(edges):
+            found.append((draw.graph(edges), f"{where}: the strongest arrows from a region to the target that looks at it."))
+        found.append((draw.distributions(_of(rows, importance)), f"{where}: shares by region over the cases."))
+    classes = tables["classes"]
+    clusters = [table(classes, "Classes that the model looks at alike.")] if classes["n_classes"].max() > 2 else []
+    return Panel(
+        "Where the model looks",
+        "The share of a target's absolute relevance that lies in each region, as a mean over cases with its bootstrap interval; "
+        "enrichment is that share over the region's share of the volume (1 = as expected by chance).",
+        found,
+        tables=[table(tables["importance"], "Global importance of every region for every target."), *clusters],
+    )
+
+
+def _anomaly(study: Study, tables: Mapping[str, DataFrame], cases: DataFrame, links: Mapping[str, str]) -> Panel:
+    found, galleries = [], []
+    for where, ranking in _each(tables["ranking"]):
+        found.append((draw.ranking(ranking), f"{where}: cases by their mean rank of anomaly over the targets."))
+        for words, part in (("most", ranking.head(_SHOWN)), ("least", ranking.tail(_SHOWN)[::-1])):
+            galleries.append((f"{where}: {words} anomalous", [_thumbnail(study, row, links) for row in part.to_dict("records")]))
+    quality = tables["anomaly_quality"]
+    if len(quality):
+        found += [
+            (draw.quality(_of(tables["anomaly"], part), cases), f"{where}: anomaly against the agreement with the label.")
+            for where, part in _each(quality)
+        ]
+    return Panel(
+        "Cases that stand out",
+        "A case is anomalous where the model looks at other regions than in the other cases: a reason to look at it, not a "
+        "finding. No case is scored by a forest that has seen it.",
+        found,
+        galleries[: 2 * MOST_THUMBNAILS // (2 * _SHOWN)],
+        [
+            table(tables["ranking"], "All cases, from most to least anomalous.", links),
+            table(tables["anomaly"], "Both scores for every target.", links),
+            *([table(quality, "Does anomaly warn of bad segmentations? Spearman's rho with the agreement.")] if len(quality) else []),
+        ],
+    )
+
+
+def _bias(tables: Mapping[str, DataFrame]) -> Panel:
+    bias = tables["bias"]
+    made = int(bias["p"].notna().sum()) if len(bias) else 0
+    text = f"{made} tests were made; q is the false discovery rate over all of them." if made else "No covariate could be tested."
+    return Panel("Bias", text, tables=[table(bias.sort_values("q", kind="stable"), "Every quantity against every covariate.")] if len(bias) else [])
+
+
+def _sides(tables: Mapping[str, DataFrame]) -> list[Panel]:
+    laterality = tables["laterality"]
+    if not len(laterality):
+        return []
+    text = "(L - R) / (L + R) of the relevance in each pair of regions; left is the patient's."
+    return [Panel("Left and right", text, tables=[table(laterality, "A test against 0 for each pair.")])]
+
+
+def _drift(tables: Mapping[str, DataFrame]) -> list[Panel]:
+    drift = tables["drift"]
+    if not len(drift):
+        return []
+    return [Panel("Against the reference", "Mean share in the other cases (b) minus that in the reference (a).", tables=[table(drift, "")])]
+
+
+def _cases(cases: DataFrame, links: Mapping[str, str]) -> Panel:
+    return Panel("Cases", "Score, size and agreement with the label for every case and class.", tables=[table(cases, "", links)])
+
+
+def table(frame: DataFrame, note: str, links: Mapping[str, str] | None = None) -> Table:
+    """A frame as rows to search and sort; columns that say nothing in any row are left out."""
+    kept = [c for c in frame.columns if frame[c].notna().any() and not (frame[c].astype(str) == "").all()]
+    return Table({c: _HEADINGS.get(c, c.replace("_", " ")) for c in kept}, frame[kept].to_dict("records"), links, note)
+
+
+def _each(frame: DataFrame) -> list[tuple[str, DataFrame]]:
+    """The rows of each method and layer, with their name."""
+    groups = frame.groupby(["method", "layer"], sort=False)
+    return [(f"{method} at {layer}" if layer else str(method), part) for (method, layer), part in groups]
+
+
+def _of(frame: DataFrame, like: DataFrame) -> DataFrame:
+    """The rows of a frame with the one method and layer of another."""
+    first = like.iloc[0]
+    return frame[(frame["method"] == first["method"]) & (frame["layer"] == first["layer"])] if len(frame) else frame
+
+
+def _thumbnail(study: Study, row: Mapping[str, Any], links: Mapping[str, str]) -> Thumbnail:
+    folder = study.folder / "cases" / study.names()[row["case"]]
+    picture = folder / "thumbnail.png"
+    caption = f"rank {row['rank']}, score {row['score']:.2f}; {row['target']}, {row['strangest']}"
+    return Thumbnail(row["case"], picture.read_bytes() if picture.exists() else b"", caption, links.get(row["case"], ""))
+
+
+def _links(study: Study, done: Sequence[str]) -> dict[str, str]:
+    """Case id -> its own page, where the recipe keeps one; relative, so that the study may be moved."""
+    names = study.names()
+    pages = {case: Path("cases") / names[case] / "report.html" for case in done}
+    return {case: page.as_posix() for case, page in pages.items() if (study.folder / page).exists()}
+
+
+def _verdicts(tables: Mapping[str, DataFrame]) -> list[str]:
+    """The findings in words: what was found, then what was looked for and not found."""
+    said = []
+    for name, question in (("anomaly_quality", "anomaly and agreement"), ("bias", "covariates"), ("laterality", "left and right"), ("drift", "drift")):
+        found = tables[name]
+        if not len(found):
+            continue
+        q = found["q"]
+        where = [" ".join(filter(None, (r["method"], r["layer"]))) + f", {r['target']}" for r in found.to_dict("records")]
+        hits = [f"{w}: {v}" for w, v, hit in zip(where, found["verdict"], q < 0.05, strict=True) if hit]
+        few = int(found["verdict"].str.startswith("not enough").sum())
+        said += hits[:10]
+        if len(hits) > 10:
+            said.append(f"... and {len(hits) - 10} more in the table on {question}")
+        if not hits:
+            said.append(f"{question}: no difference found in {int(q.notna().sum())} tests" + (f"; {few} more had not enough cases" if few else ""))
+    return said
+
+
+def _failed(failed: Mapping[str, str]) -> list[str]:
+    shown = [f"{case} failed and is in no number here: {reason}" for case, reason in list(failed.items())[:10]]
+    return shown + ([f"{len(failed) - 10} more cases failed (see failed/)"] if len(failed) > 10 else [])
+
+
+def _waiting(count: int) -> list[str]:
+    return [f"{count} cases are not done yet and are in no number here"] if count else []
