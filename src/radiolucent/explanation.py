@@ -18,7 +18,7 @@ from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
+from radiolucent.methods import as_dict, at_layers, auto_layer, from_dict, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Select, label_map, part_of
@@ -113,17 +113,18 @@ class Prediction:
         """The image as the model takes it, (1, c, *grid)."""
         return _tensor(self.model, self.image)
 
-    def labels(self, part: str | int | None = None) -> Volume:
+    def labels(self, part: str | int | None = None, regions: Sequence[int] = ()) -> Volume:
         """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid.
 
-        `part` names the segmentation where the model returns a dict, tuple or list.
+        `part` names the segmentation where the model returns a dict, tuple or list; `regions` are the labels of
+        channels that overlap (see Card).
         """
         output = self.output if part is None else part_of(self.output, part)
         if not isinstance(output, Tensor) or output.ndim != self.image.data.ndim + 1:
             raise BadInput(
                 "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."
             )
-        labels = label_map(output).cpu().numpy().astype(np.int32)
+        labels = label_map(output, regions).cpu().numpy().astype(np.int32)
         shape = labels.shape[1:]
         coarser = all(n % m == 0 for n, m in zip(self.image.grid.shape, shape, strict=True))
         # Some models answer on a coarser grid; without padding, in the middle of theirs.
@@ -149,7 +150,7 @@ class Prediction:
         names = targets.names(classes)
         plain = targets(self.output).detach()
         scores = plain[:, 0].tolist()
-        methods = [at for m in methods for at in at_layers(m, self.layers)]
+        methods = at_layers(methods, self.layers, lambda: auto_layer(self.model, self.x, targets, self.output, self.layers))
         shared = [i for i, m in enumerate(methods) if isinstance(m, FirstOrder)]
         groups = [shared] if shared else []
         groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput, InputWarning, Nothing
 from radiolucent.hooks import OneInput, Sharing, depths, guest_of, look
-from radiolucent.injection.choice import Choice
+from radiolucent.injection.choice import Choice, Deciding
 from radiolucent.injection.making import make_maps
 from radiolucent.injection.maps import TABLE, Maps
-from radiolucent.methods import at_layer, at_layers, from_dict, titles
+from radiolucent.methods import at_layer, at_layers, auto_layer, from_dict, titles
 from radiolucent.metrics import METRICS, Metric, Part, from_text, measure
 from radiolucent.protocols import Method, Target
 from radiolucent.scores import Scores
@@ -43,6 +43,15 @@ class Side:
     depth: dict[str, int] = field(default_factory=dict)
     last: tuple[Tensor, Sequence[str]] | None = None
     at: dict[Any, list[Method]] = field(default_factory=dict)
+
+    def methods_at(self, model: nn.Module, x: Tensor) -> list[Method]:
+        """The methods at the layers that run on images like x."""
+        key = (*x.shape[1:], x.dtype, x.device)
+        if key not in self.at:
+            output, found = look(model, x)
+            self.at[key] = at_layers(self.methods, found, lambda: auto_layer(model, x, Deciding(self.choose), output, found))
+            self.depth = depths(found)
+        return self.at[key]
 
 
 class Injected(Sharing):
@@ -102,17 +111,12 @@ class Injected(Sharing):
             side.maps = None
             return
         model = inside if len(args) == 1 and not kwargs else OneInput(inside, args, kwargs, side.target_input)
-        key = (*x.shape[1:], x.dtype, x.device)
-        if key not in side.at:
-            found = look(model, x)[1]
-            side.at[key] = [m for method in side.methods for m in at_layers(method, found)]
-            side.depth = depths(found)
         names = side.names or [f"{side.calls:05d}_{item}" for item in range(len(x))]
         if len(set(names)) != len(x):
             raise BadInput(f"{len(x)} different names, one per batch item", ", ".join(names), "Rename them.")
         side.maps, side.last = None, None
         try:
-            side.maps = make_maps(model, x, side.choose, side.at[key])
+            side.maps = make_maps(model, x, side.choose, side.methods_at(model, x))
         except Nothing as error:
             warnings.warn(f"no map of call {side.calls}: {error}", InputWarning, stacklevel=5)
         if side.maps is not None:
