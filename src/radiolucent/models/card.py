@@ -28,6 +28,9 @@ class Card:
         weights: file name of the weights, safetensors or a state dict.
         channels: number of input channels; None where nobody says it (module:factory).
         classes: names of the classes, labels or outputs, in the order of the output.
+        regions: where the channels overlap, each with a sigmoid of its own (region-based training): the labels that
+            they write into the segmentation, one after the other, each over what was there. () where they exclude
+            each other.
         layer: the layer for layer-wise methods where the user names none ("auto": the last with a grid).
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
@@ -42,6 +45,7 @@ class Card:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     channels: int | None = 1
     classes: tuple[str, ...] = ()
+    regions: tuple[int, ...] = ()
     layer: str = "auto"
     output: str | int | None = None
     preprocessing: Prepares = field(default_factory=Preprocessing)
@@ -56,6 +60,13 @@ class Card:
             return int(target)
         have = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "the card names no classes; give a number"
         raise BadInput("a target that the model has", repr(target), f"Choose among: {have}.")
+
+    def label_names(self) -> dict[int, str]:
+        """Names of the labels in a segmentation: of overlapping regions, what later ones have left of each."""
+        if not self.regions:
+            return dict(enumerate(self.classes))
+        left = {label: f"{name}, rest" for label, name in zip(self.regions, self.classes, strict=False)}
+        return {0: "background"} | left | dict(zip(self.regions[-1:], self.classes[-1:], strict=False))
 
 
 def find_card(folder: Path) -> Path:
@@ -93,6 +104,9 @@ def read_card(path: str | Path) -> Card:
         raise BadInput("task classification, regression or segmentation", repr(values["task"]), f"Correct {path}.")
     values["preprocessing"] = Preprocessing.from_dict(values.get("preprocessing", {}))
     values["classes"] = tuple(values.get("classes", ()))
+    values["regions"] = tuple(values.get("regions", ()))
+    if any(type(label) is not int or label < 1 for label in values["regions"]):
+        raise BadInput("labels above 0 as regions", f"{list(values['regions'])}", f"Correct {path}.")
     return Card(**values)
 
 
@@ -104,6 +118,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "arguments": (dict,),
     "channels": (int,),
     "classes": (list,),
+    "regions": (list,),
     "layer": (str,),
     "output": (str, int),
     "preprocessing": (dict,),
