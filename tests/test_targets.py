@@ -69,7 +69,7 @@ def test_labels_of_overlapping_regions_are_written_one_after_the_other() -> None
         Overlapping(3).fix(f)
     with pytest.raises(BadInput, match="at least one channel"):
         Overlapping()
-    with pytest.raises(BadInput, match="or .probability.; got .max."):
+    with pytest.raises(BadInput, match=r"or .probability.; got .max."):
         Overlapping(1, reduce="max")
 
 

@@ -167,6 +167,7 @@ def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], 
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     """The plan's target names as a Target of the model's task; without names, what the model predicts."""
     output = _output(prediction, card)
+    card.check_outputs(output)
     indices = [card.index(t) for t in plan.targets]
     chosen: Target
     if _is_segmentation(output, card):

@@ -74,10 +74,18 @@ class Explanation:
         """What `save` wrote, equal to what was saved."""
         folder = Path(folder)
         try:
-            values = json.loads((folder / "explanation.json").read_bytes())
-            grid, targets = values["grid"], values["targets"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"explanation.json in {folder}", str(error), "Is it a folder that Explanation.save wrote?") from None
+            return cls._loaded(folder, json.loads((folder / "explanation.json").read_bytes()))
+        except BadInput:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            got = f"{type(error).__name__}: {str(error)[:300]}"
+            raise BadInput(f"explanation.json in {folder}", got, "Is it a folder that Explanation.save wrote?") from None
+
+    @classmethod
+    def _loaded(cls, folder: Path, values: Mapping[str, Any]) -> Explanation:
+        grid, targets, scores = values["grid"], values["targets"], values["scores"]
+        if not (isinstance(targets, list) and isinstance(scores, list) and len(targets) == len(scores) > 0):
+            raise BadInput("as many scores as targets in explanation.json", f"{scores!r:.80} and {targets!r:.80}", "Save it again.")
         relevance = []
         for number in range(len(targets)):
             with warnings.catch_warnings():  # the affine comes from the JSON, where a NIfTI without a world has none
@@ -85,7 +93,7 @@ class Explanation:
                 data = io.read(folder / f"target_{number}.nii.gz", frame="channels").data
             relevance.append(Volume(data.reshape(len(data), *grid["shape"]), np.array(grid["affine"]), grid["has_world"]))
         method = from_dict(values["method"])
-        return cls(tuple(relevance), tuple(targets), tuple(values["scores"]), method, values["provenance"])
+        return cls(tuple(relevance), tuple(targets), tuple(scores), method, values["provenance"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +120,10 @@ class Prediction:
     def x(self) -> Tensor:
         """The image as the model takes it, (1, c, *grid)."""
         return _tensor(self.model, self.image)
+
+    def auto(self, part: str | int | None = None) -> str:
+        """What layer="auto" means for the output, or for its part of that name or position."""
+        return auto_layer(self.model, self.x, lambda o: o if part is None else part_of(o, part), self.output, self.layers)
 
     def labels(self, part: str | int | None = None, regions: Sequence[int] = ()) -> Volume:
         """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid.
@@ -145,6 +157,7 @@ class Prediction:
         map of some target is zero or not finite, raises; where `failed` is given it is handed to it with the
         reason, while the others, and its other targets, go on.
         """
+        _check_kinds(methods, targets)
         recipe = repr(targets)
         targets = targets.fix(self.output)
         names = targets.names(classes)
@@ -236,6 +249,18 @@ def _compare(scores: Tensor | None, plain: Tensor) -> None:
         warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=5)
 
 
+def _check_kinds(methods: Any, targets: Any) -> None:
+    """Refuse what is no method or no target at all."""
+    if isinstance(methods, (str, Method)) or not isinstance(methods, Sequence) or not methods:
+        raise BadInput("a list of methods", f"{methods!r:.80}", "For example [GradCAM(), Gradient()].")
+    for method in methods:
+        if isinstance(method, type) or not isinstance(method, Method):
+            do = "Make one, as GradCAM() from radiolucent.methods; radiolucent.METHODS has them by name."
+            raise BadInput("a method with its settings", f"{method!r:.80}", do)
+    if isinstance(targets, type) or not isinstance(targets, Target):
+        raise BadInput("a target", f"{targets!r:.80}", "For example Logits(1), Outputs() or Region(1).")
+
+
 class _First:
     """Targets that remember their first scores."""
 
@@ -257,6 +282,11 @@ class _First:
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:
     """Run the model once on a scan, as it would be used, and note which layers ran."""
+    if not isinstance(model, nn.Module):
+        raise BadInput("a PyTorch model", type(model).__name__, "Give the nn.Module itself; radiolucent.load gives (model, card).")
+    if not isinstance(scan, Volume):
+        do = "Wrap an array of shape (channels, *grid): Volume(array, affine); radiolucent.read(path) reads a file."
+        raise BadInput("a Volume as the scan", type(scan).__name__, do)
     preprocessing = preprocessing or Preprocessing()
     image = preprocessing(scan)
     convolutions = {len(m.kernel_size) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))}

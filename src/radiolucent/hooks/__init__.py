@@ -4,7 +4,7 @@ Everything here is a context manager, and leaves the model as it was found, also
 """
 
 from radiolucent.hooks.attention import attending, flowing
-from radiolucent.hooks.guest import check_items_apart, evaluating, mixes_items, out_of_memory
+from radiolucent.hooks.guest import check_follows, check_items_apart, evaluating, mixes_items, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, reaching, some, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
@@ -24,6 +24,7 @@ __all__ = [
     "Taps",
     "all_layers",
     "attending",
+    "check_follows",
     "check_items_apart",
     "depths",
     "editing",

@@ -235,6 +235,8 @@ def inject(
         metrics, part: what `model(x, mask=...)` measures, as in radiolucent.metrics.measure; rows and means are in
             `model.scores`, `model.scores.save(folder)` writes them.
     """
+    if output_dir is not None and not str(output_dir).strip():
+        raise BadInput("a folder for the maps", "an empty name", 'Name it, or "." for this folder; None writes nothing.')
     given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else method
     methods = [from_dict({"method": m}) if isinstance(m, str) else m for m in given]
     layers = [layer] if isinstance(layer, str) else layer

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from radiolucent.errors import BadInput
+from radiolucent.io.kinds import usable
 
 
 def put(path: Path, content: bytes) -> Path:
     """Write bytes under a temporary name, flush them to the disk, read them back, then rename."""
+    usable(path)
     if not path.parent.is_dir():
         raise BadInput(f"a folder at {path.parent}", "nothing there" if not path.parent.exists() else "a file", "Create it first.")
     temporary = _beside(path, "tmp")
@@ -39,7 +41,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     With `replace`, all that `path` held goes; it stays until the new folder is whole.
     """
-    path = path.resolve()  # a link is followed: what it points to is replaced, not the link
+    path = usable(path).resolve()  # a link is followed: what it points to is replaced, not the link
     if path.exists() and not path.is_dir():
         raise BadInput(f"no folder yet at {path}", "a file", "Choose another.")
     if path.exists() and not replace and any(path.iterdir()):

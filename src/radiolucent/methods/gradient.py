@@ -20,6 +20,7 @@ from radiolucent.hooks import (
     Layer,
     Taps,
     all_layers,
+    check_follows,
     check_items_apart,
     evaluating,
     form_of,
@@ -93,6 +94,7 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
         return []
     x = plain(x)
     check_items_apart(model, len(x))
+    check_follows(model)
     if "auto" in {m.layer for m in methods}:
         auto = layer_of("auto", model, x, targets)
         methods = [at_layer(m, auto) for m in methods]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from radiolucent.errors import BadInput
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 
@@ -34,6 +36,7 @@ class Card:
         layer: the layer for layer-wise methods where the user names none ("auto": the last with a grid).
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
+        window: the grid that the network was trained on, where it is known and a scan may have another.
         about: anything else worth knowing: data, licence, split, figures, limits.
         notes: remarks that loading gave rise to; they travel into the provenance and the report.
     """
@@ -49,6 +52,7 @@ class Card:
     layer: str = "auto"
     output: str | int | None = None
     preprocessing: Prepares = field(default_factory=Preprocessing)
+    window: tuple[int, ...] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -60,6 +64,15 @@ class Card:
             return int(target)
         have = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "the card names no classes; give a number"
         raise BadInput("a target that the model has", repr(target), f"Choose among: {have}.")
+
+    def check_outputs(self, output: Tensor) -> None:
+        """Refuse class names that are more or fewer than the model's outputs (b, classes, *grid)."""
+        width = output.shape[1] if output.ndim > 1 else 1
+        named = len(self.classes)
+        pair = width == 1 and named == 2 and self.task == "segmentation"  # background and the one channel's label
+        if named and named != width and not pair:
+            do = "Correct `classes` in the model card: one name for each output, in their order."
+            raise BadInput(f"{named} outputs, as {self.name} names classes", f"{width} from the model", do)
 
     def label_names(self) -> dict[int, str]:
         """Names of the labels in a segmentation: of overlapping regions, what later ones have left of each."""

@@ -22,14 +22,16 @@ def as_tensor(output: Any) -> Tensor:
             f"a tensor of {output.dtype} (labels after an argmax?)",
             "Let the model return its logits, or choose a perturbation method.",
         )
+    do = "Name the part to explain: output=KEY or Select(KEY, target); on the command line --part KEY."
     if isinstance(output, dict):
         came = f"a dict with the keys {', '.join(repr(k) for k in output)}"
     elif isinstance(output, (list, tuple)):
         inside = [tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in output]
         came = f"a {type(output).__name__} of {len(output)}: {inside}"
+        do = "Name the part to explain by its position: output=0 or Select(0, target); on the command line --part 0."
     else:
         came = type(output).__name__
-    raise BadInput("a tensor as the model's output", came, "Name the part to explain: output=KEY or Select(KEY, target).")
+    raise BadInput("a tensor as the model's output", came, do)
 
 
 def segmentation(output: Any, target: str) -> Tensor:
