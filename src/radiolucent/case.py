@@ -23,7 +23,7 @@ from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.report import region_rows, write_report
-from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, label_map, part_of
+from radiolucent.targets import Logits, Outputs, Overlapping, Region, Select, as_tensor, label_map, part_of
 from radiolucent.volume import Volume
 
 
@@ -95,10 +95,11 @@ def explain_case(
         folders, left_out = _write_maps(new, image, explanations, plan)
         segments = _is_segmentation(_output(prediction, card), card)
         if segments:
-            io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
+            io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
         rows = region_rows(explanations, parcellation.on(scan.grid)) if parcellation else []
         if rows:
             write_table(new / "regions.csv", rows)
+        exclusive = segments and not (plan.parcellation or card.regions)
         shown = _shown(explanations)
         if len(shown) < len(explanations):
             left_out.append(f"{len(shown)} of {len(explanations)} explanations are drawn here; all are in their folders")
@@ -111,7 +112,7 @@ def explain_case(
             parcellation=parcellation,
             parcellation_name=parcellation_name,
             regions=rows,
-            outlines={name: i for i, name in enumerate(card.classes)} if segments and not plan.parcellation else None,
+            outlines={name: i for i, name in enumerate(card.classes)} if exclusive else None,
             notes=[f"{method} failed: {reason}" for method, reason in failures.items()] + left_out,
             facts=_facts(card),
         )
@@ -168,14 +169,17 @@ def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], 
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     """The plan's target names as a Target of the model's task; without names, what the model predicts."""
     output = _output(prediction, card)
+    card.check_outputs(output)
     indices = [card.index(t) for t in plan.targets]
     chosen: Target
     if _is_segmentation(output, card):
-        if not indices:
+        if not indices and card.regions:
+            indices = [c for c in range(output.shape[1]) if (output[:, c] > 0).any()]
+        elif not indices:
             indices = [int(v) for v in torch.unique(label_map(output)) if v > 0]
         if not indices:
             raise BadInput("a segmentation with a labelled voxel", "background everywhere", "Name a label with --target.")
-        chosen = Region(*indices, reduce=plan.reduce)
+        chosen = (Overlapping if card.regions else Region)(*indices, reduce=plan.reduce)
     elif card.task == "regression":
         chosen = Outputs(*indices)
     else:
@@ -213,9 +217,9 @@ def _parcellation(prediction: Prediction, card: Card, plan: Plan, regions: Parce
 def _segmentation(prediction: Prediction, card: Card) -> tuple[Parcellation | None, str]:
     if not _is_segmentation(_output(prediction, card), card):
         return None, ""
-    labels = prediction.labels(card.output)
+    labels, known = prediction.labels(card.output, card.regions), card.label_names()
     values = {int(v) for v in torch.unique(torch.from_numpy(labels.data))}
-    names = {v: Name(card.classes[v] if v < len(card.classes) else f"label {v}") for v in values}
+    names = {v: Name(known.get(v, f"label {v}")) for v in values}
     return Parcellation(labels, names), "the predicted segmentation"
 
 

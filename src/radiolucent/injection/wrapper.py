@@ -18,10 +18,11 @@ from radiolucent.hooks import OneInput, Sharing, depths, guest_of, look
 from radiolucent.injection.choice import Choice
 from radiolucent.injection.making import make_maps
 from radiolucent.injection.maps import TABLE, Maps
-from radiolucent.methods import at_layer, at_layers, from_dict, titles
+from radiolucent.methods import at_layer, at_layers, auto_layer, from_dict, titles
 from radiolucent.metrics import METRICS, Metric, Part, from_text, measure
 from radiolucent.protocols import Method, Target
 from radiolucent.scores import Scores, at_own_label
+from radiolucent.targets import Deciding
 
 
 @dataclass
@@ -44,6 +45,16 @@ class Side:
     depth: dict[str, int] = field(default_factory=dict)
     last: tuple[Tensor, Sequence[str]] | None = None
     at: dict[Any, list[Method]] = field(default_factory=dict)
+
+    def methods_at(self, model: nn.Module, x: Tensor) -> list[Method]:
+        """The methods at the layers that run on images like x."""
+        key = (*x.shape[1:], x.dtype, x.device)
+        if key not in self.at:
+            output, found = look(model, x)
+            target = Deciding(lambda plain: self.choose(plain).fix(plain))
+            self.at[key] = at_layers(self.methods, found, lambda: auto_layer(model, x, target, output, found))
+            self.depth = depths(found)
+        return self.at[key]
 
 
 class Injected(Sharing):
@@ -103,17 +114,12 @@ class Injected(Sharing):
             side.maps = None
             return
         model = inside if len(args) == 1 and not kwargs else OneInput(inside, args, kwargs, side.target_input)
-        key = (*x.shape[1:], x.dtype, x.device)
-        if key not in side.at:
-            found = look(model, x)[1]
-            side.at[key] = [m for method in side.methods for m in at_layers(method, found)]
-            side.depth = depths(found)
         names = side.names or [f"{side.calls:05d}_{item}" for item in range(len(x))]
         if len(set(names)) != len(x):
             raise BadInput(f"{len(x)} different names, one per batch item", ", ".join(names), "Rename them.")
         side.maps, side.last = None, None
         try:
-            side.maps = make_maps(model, x, side.choose, side.at[key])
+            side.maps = make_maps(model, x, side.choose, side.methods_at(model, x))
         except Nothing as error:
             warnings.warn(f"no map of call {side.calls}: {error}", InputWarning, stacklevel=5)
         if side.maps is not None:
@@ -238,6 +244,8 @@ def inject(
             `model.scores`, `model.scores.save(folder)` writes them.
         all_pairs: measure a segmentation's targets at all labels of the mask, not each at its own.
     """
+    if output_dir is not None and not str(output_dir).strip():
+        raise BadInput("a folder for the maps", "an empty name", 'Name it, or "." for this folder; None writes nothing.')
     given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else method
     methods = [from_dict({"method": m}) if isinstance(m, str) else m for m in given]
     layers = [layer] if isinstance(layer, str) else layer

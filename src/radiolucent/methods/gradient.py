@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,13 +20,17 @@ from radiolucent.hooks import (
     Layer,
     Taps,
     all_layers,
+    check_follows,
     check_items_apart,
     evaluating,
     form_of,
     last_layer,
     layers,
+    look,
+    reaching,
     some,
     tap,
+    tensors_in,
 )
 from radiolucent.protocols import FirstOrder, Target
 
@@ -90,8 +94,9 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
         return []
     x = plain(x)
     check_items_apart(model, len(x))
+    check_follows(model)
     if "auto" in {m.layer for m in methods}:
-        auto = layer_of("auto", model, x)
+        auto = layer_of("auto", model, x, targets)
         methods = [at_layer(m, auto) for m in methods]
     names = list(dict.fromkeys(m.layer for m in methods))
     if INPUT in names:
@@ -192,9 +197,15 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def layer_of(layer: str, model: nn.Module, x: Tensor) -> str:
+def layer_of(layer: str, model: nn.Module, x: Tensor, targets: Callable[[Any], Any]) -> str:
     """The layer itself; for "auto" the last with a grid, which takes a forward pass to find."""
-    return last_layer(layers(model, x)) if layer == "auto" else layer
+    return auto_layer(model, x, targets, *look(model, x)) if layer == "auto" else layer
+
+
+def auto_layer(model: nn.Module, x: Tensor, chosen: Callable[[Any], Any], output: Any, found: Sequence[Layer]) -> str:
+    """What layer="auto" means: the last with a grid, of an output of several parts the last that `chosen(output)` depends on."""
+    several = len(list(tensors_in(output))) > 1
+    return last_layer(reaching(model, x, chosen, found) if several else found)
 
 
 def at_layer(method: Any, layer: str, of: str = "auto") -> Any:
@@ -221,10 +232,15 @@ def named_layers(method: Any) -> list[str]:
     return names
 
 
-def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
-    """The method at the layers that ran: "auto" becomes the last with a grid, "full" one method for each of them."""
-    if at_layer(method, "") != method:
-        method = at_layer(method, last_layer(found))
+def at_layers(methods: Sequence[Any], found: Sequence[Layer], auto: Callable[[], str]) -> list[Any]:
+    """The methods at the layers that ran: "auto" becomes the one that `auto()` names, "full" a method for each with a grid."""
+    if any(at_layer(method, "") != method for method in methods):
+        name = auto()
+        methods = [at_layer(method, name) for method in methods]
+    return [at for method in methods for at in _at_each(method, found)]
+
+
+def _at_each(method: Any, found: Sequence[Layer]) -> list[Any]:
     if at_layer(method, "", "full") == method:
         return [method]
     return [at_layer(method, name, "full") for name in all_layers(found)]
