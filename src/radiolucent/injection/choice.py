@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from radiolucent.errors import BadInput, Nothing
+from radiolucent.methods.gradient import plain
 from radiolucent.protocols import Target
 from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, label_map, own_labels, part_of
 
@@ -75,10 +76,10 @@ class Deciding:
 
     def __call__(self, output: Any) -> Tensor:
         if self._target is None:
-            plain = tree_map(detached, output)
-            self._target = self.choose(plain).fix(plain)
+            first = tree_map(detached, output)
+            self._target = self.choose(first).fix(first)
             with torch.no_grad():
-                self.scores = self._target(plain).detach().clone()
+                self.scores = self._target(first).detach().clone()
         return self._target(output)
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -131,5 +132,5 @@ def _score(target: Target | Nothing, output: Any) -> Tensor:
 
 
 def detached(part: Any) -> Any:
-    """A leaf of an output, out of the graph."""
-    return part.detach() if isinstance(part, Tensor) else part
+    """A leaf of an output, out of the graph and of torch's own kind."""
+    return plain(part) if isinstance(part, Tensor) else part
