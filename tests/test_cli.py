@@ -320,3 +320,21 @@ def test_a_long_method_shows_how_far_it_is_on_a_terminal(
     assert "30 of 40 copies scored" in said.err
     assert "35 of 40" not in said.err
     assert not said.out
+
+
+def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and all words of `main`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["radiolucent", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    return int(end.value.code or 0), " ".join((said.out + said.err).replace("│", " ").split())
+
+
+def test_words_for_a_first_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ran(monkeypatch, capsys, "explain", "-h")[0] == 0
+    code, said = ran(monkeypatch, capsys, "layers", "--model", str(MODEL), "--shape", "1,48")
+    assert code == 1
+    assert "--shape takes channels and a grid of 2 or 3 axes" in said
+    assert "of=gradient, samples=25" in ran(monkeypatch, capsys, "methods", "smooth-grad")[1]
+    assert "first=METHOD, second=METHOD" in ran(monkeypatch, capsys, "methods", "times")[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.geometry import Grid
 from radiolucent.io import read_labels
 from radiolucent.io.tables import Name, read_names
@@ -71,7 +70,7 @@ class Parcellation:
             raise BadInput(
                 "a parcellation that overlaps the image", f"none of its regions on {grid}", "Is it the same subject and space?"
             )
-        warnings.warn(f"the parcellation was resampled from {self.labels.grid} to {grid}", InputWarning, stacklevel=2)
+        warn(f"the parcellation was resampled from {self.labels.grid} to {grid}")
         return Parcellation(moved, self.names)
 
 

@@ -18,7 +18,11 @@ from radiolucent.cli.measure import measure, metrics
 from radiolucent.cli.terminal import progress, reason, table
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See through medical-imaging models."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="See through medical-imaging models.",
 )
 
 Model = Annotated[
@@ -161,7 +165,7 @@ def layers(
 @app.command()
 def methods(name: Annotated[str | None, typer.Argument(help="Show one method whole.")] = None, as_json: Json = False) -> None:
     """List the methods with their settings, or show one whole."""
-    from dataclasses import MISSING, fields
+    from dataclasses import MISSING, fields, is_dataclass
 
     from radiolucent.methods import METHODS, describe, from_dict
 
@@ -170,8 +174,11 @@ def methods(name: Annotated[str | None, typer.Argument(help="Show one method who
         for field in fields(kind):
             factory = field.default_factory
             default = factory() if factory is not MISSING else None if field.default is MISSING else field.default
-            values[field.name] = default if isinstance(default, (int, float, str, type(None))) else repr(default)
+            values[field.name] = describe(type(default))["name"] if is_dataclass(default) else default
         return values
+
+    def shown(setting: str, default: Any) -> str:
+        return f"{setting}={'METHOD' if default is None else default}"
 
     if name is not None and name not in METHODS:
         from_dict({"method": name})  # raises, and lists what there is
@@ -180,11 +187,11 @@ def methods(name: Annotated[str | None, typer.Argument(help="Show one method who
         print(json.dumps([{**describe(kind), "settings": settings(kind)} for kind in chosen.values()], indent=1))
     elif name:
         text = describe(METHODS[name])
-        shown = ", ".join(f"{k}={v!r}" for k, v in settings(METHODS[name]).items())
-        print(f"{name}: {text['summary']}\n\n{text['equation']}\n\n{text['meaning']}\n\nSettings: {shown or 'none'}")
+        listed = ", ".join(shown(k, v) for k, v in settings(METHODS[name]).items())
+        print(f"{name}: {text['summary']}\n\n{text['equation']}\n\n{text['meaning']}\n\nSettings (--set): {listed or 'none'}")
     else:
         rows = [
-            [key, describe(kind)["summary"], ", ".join(f"{k}={v}" for k, v in settings(kind).items())]
+            [key, describe(kind)["summary"], ", ".join(shown(k, v) for k, v in settings(kind).items())]
             for key, kind in METHODS.items()
         ]
         table(["method", "what it is", "settings (--set)"], rows)
@@ -237,9 +244,10 @@ def _by(numbers: tuple[int, ...]) -> str:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise typer.BadParameter(f"--shape takes whole numbers such as 1,96,96,96, not {text!r}")
-    return tuple(int(part) for part in text.split(","))
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (3, 4) or not all(part.isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"--shape takes channels and a grid of 2 or 3 axes, such as 1,96,96,96, not {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def _frame(text: str | None) -> Any:

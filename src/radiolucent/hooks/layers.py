@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.hooks.guest import evaluating
 from radiolucent.hooks.tokens import Form, form_of
 
@@ -170,11 +169,9 @@ def _announce_randomness(model: nn.Module, x: Tensor, output: Any) -> None:
     largest = max((float(a.abs().max()) for a, _ in pairs), default=0.0)
     difference = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
     if difference:
-        warnings.warn(
+        warn(
             f"the model is stochastic: two passes differ by up to {difference / max(largest, 1e-30):.2g} of the largest output; "
-            "the maps are of one draw (of seed 0)",
-            InputWarning,
-            stacklevel=4,
+            "the maps are of one draw (of seed 0)"
         )
 
 

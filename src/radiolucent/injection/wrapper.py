@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput, InputWarning, Nothing
+from radiolucent.errors import BadInput, Nothing, warn
 from radiolucent.hooks import OneInput, Sharing, depths, guest_of, look
 from radiolucent.injection.choice import Choice
 from radiolucent.injection.making import make_maps
@@ -73,7 +72,7 @@ class Injected(Sharing):
 
     @property
     def scores(self) -> Scores:
-        """How the maps of all calls compare with the masks that were given."""
+        """How the maps of all calls, or of those since its last `clear()`, compare with the masks that were given."""
         return self.side.scores
 
     @contextmanager
@@ -121,7 +120,7 @@ class Injected(Sharing):
         try:
             side.maps = make_maps(model, x, side.choose, side.methods_at(model, x))
         except Nothing as error:
-            warnings.warn(f"no map of call {side.calls}: {error}", InputWarning, stacklevel=5)
+            warn(f"no map of call {side.calls}: {error}")
         if side.maps is not None:
             side.last = given.detach(), names
             _announce(side.maps)
@@ -187,14 +186,14 @@ def _announce(maps: Maps) -> None:
         (name, target, item), why = next(iter(maps.failures.items()))
         parts = (name, f"target {target}" if target is not None else "", f"item {item}" if item is not None else "")
         more = f" (and {len(maps.failures) - 1} more: see maps.failures)" if len(maps.failures) > 1 else ""
-        warnings.warn(f"no map for {' '.join(filter(None, parts))}: {why}{more}", InputWarning, stacklevel=6)
+        warn(f"no map for {' '.join(filter(None, parts))}: {why}{more}")
 
 
 def _save(maps: Maps, folder: Path, names: Sequence[str], x: Tensor) -> None:
     try:
         maps.save(folder, names, x)
     except OSError as error:  # a full disk must not end a training
-        warnings.warn(f"the maps could not be written to {folder}: {error}", InputWarning, stacklevel=6)
+        warn(f"the maps could not be written to {folder}: {error}")
 
 
 def _folder(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.hooks import (
     INPUT,
     Form,
@@ -117,7 +116,7 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
             for kept, row in zip(rows, found, strict=True):
                 kept.extend([] if row is None else [row])
     if vanished:
-        warnings.warn("gradients vanish in float16: made again in float32, on a copy of the model", InputWarning, stacklevel=4)
+        warn("gradients vanish in float16: made again in float32, on a copy of the model")
         return shared_pass(copy.deepcopy(model).float(), x.float() if x.is_floating_point() else x, targets, methods)
     return [unfit[m.layer] if m.layer in unfit else torch.stack(kept) for m, kept in zip(methods, rows, strict=True)]
 
