@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from radiolucent.errors import BadInput
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:32]
 
 
 def put(path: Path, content: bytes) -> Path:
@@ -89,8 +95,38 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """A hidden name that nothing has yet, in the same folder and so on the same disk."""
-    return path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.{suffix}"
+    """A hidden name that nothing has yet, in the same folder and so on the same disk; it says whose it is (see sweep)."""
+    return path.parent / f".{path.name[:40]}.{_HOST}-{os.getpid()}.{secrets.token_hex(6)}.{suffix}"
+
+
+def sweep(folder: Path, of: str = "") -> list[Path]:
+    """Delete what killed processes left unfinished in a folder (of the file or folder named `of` only).
+
+    Theirs is what carries this host's name and the number of a process that is gone, or is older than a day.
+    """
+    gone = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name, owner, _, suffix = [*path.name.rsplit(".", 3), "", "", ""][:4]
+        host, _, process = owner.rpartition("-")
+        if suffix != "tmp" or not host or not process.isdecimal() or (of and name != f".{of[:40]}"):
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its owner, or another sweeper, was quicker
+            if (host == _HOST and not _runs(int(process))) or time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+                gone.append(path)
+    return gone
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # there the question itself would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's, or a system that does not say
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
