@@ -212,7 +212,7 @@ def write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], p
 
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     """The plan's target names as a Target of the model's task; without names, what the model predicts."""
-    output = _output(prediction, card)
+    output = output_of(prediction, card)
     indices = [card.index(t) for t in plan.targets]
     chosen: Target
     if is_segmentation(prediction, card):
@@ -232,13 +232,14 @@ def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     return chosen if card.output is None else Select(card.output, chosen)
 
 
-def _output(prediction: Prediction, card: Card) -> Tensor:
+def output_of(prediction: Prediction, card: Card) -> Tensor:
+    """The part of the model's output that is explained."""
     return as_tensor(prediction.output if card.output is None else part_of(prediction.output, card.output))
 
 
 def is_segmentation(prediction: Prediction, card: Card) -> bool:
     """Whether the model gives a label to every voxel."""
-    return card.task == "segmentation" or _output(prediction, card).ndim > 3
+    return card.task == "segmentation" or output_of(prediction, card).ndim > 3
 
 
 def _parcellation(prediction: Prediction, card: Card, plan: Plan) -> tuple[Parcellation | None, str]:

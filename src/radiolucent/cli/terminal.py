@@ -9,8 +9,11 @@ from typing import Any
 
 
 @contextmanager
-def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines."""
+def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[..., None]]]:
+    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines.
+
+    `step()` is one case more; `step(40)` says that there are 40, where that is known only later.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -27,10 +30,13 @@ def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], C
     def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
         say(f"note: {message}") if issubclass(category, InputWarning) else usual(message, category, *rest, **named)
 
+    def step(cases: int | None = None) -> None:
+        bar.advance(task) if cases is None else bar.update(task, total=cases)
+
     with warnings.catch_warnings(), bar:
         usual, warnings.showwarning = warnings.showwarning, show
         warnings.simplefilter("always", InputWarning)
-        yield say, lambda: bar.advance(task)
+        yield say, step
 
 
 def reason(error: Exception) -> str:

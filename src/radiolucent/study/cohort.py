@@ -153,7 +153,7 @@ def warn_of_patients(cohort: Cohort) -> None:
     splits: dict[str, set[str]] = {}
     for case in cohort.cases:
         known = {name.casefold(): value for name, value in case.covariates.items()}
-        patient = next((known[n] for n in ("patient", "patient_id", "participant_id") if known.get(n) is not None), None)
+        patient = next((known[n] for n in ("patient", "patient_id") if known.get(n) is not None), None)
         if patient is not None and known.get("split") is not None:
             splits.setdefault(str(patient), set()).add(str(known["split"]))
     both = sorted(patient for patient, names in splits.items() if len(names) > 1)

@@ -38,8 +38,8 @@ def read_bids(root: Path) -> Cohort:
     cases = []
     for path in _anatomical(root, "T1w"):
         entities = _entities(path)
-        own = {"participant_id": f"sub-{entities['sub']}"} | ({"session": entities["ses"]} if "ses" in entities else {})
-        covariates = own | people.get(own["participant_id"], {})
+        own = {"patient": f"sub-{entities['sub']}"} | ({"session": entities["ses"]} if "ses" in entities else {})
+        covariates = own | people.get(own["patient"], {})
         cases.append(Case(path.name.rpartition("_T1w.nii")[0], path, _segmentation(path, entities, segmentations), covariates))
     if not cases:
         raise BadInput(f"scans such as sub-01/anat/sub-01_T1w.nii.gz in {root}", "none", "Is it the root of a BIDS dataset?")
@@ -64,7 +64,7 @@ def _participants(root: Path) -> Mapping[str, dict[str, Any]]:
     rows = records(read_table(path, ("participant_id",)))
     if any("participant_id" not in row for row in rows):
         raise BadInput(f"a column participant_id in {path}", "none", "BIDS requires it.")
-    return {row["participant_id"]: row for row in rows}
+    return {row["participant_id"]: {k: v for k, v in row.items() if k != "participant_id"} for row in rows}
 
 
 def _segmentation(scan: Path, entities: Mapping[str, str], found: list[Path]) -> Path | None:
