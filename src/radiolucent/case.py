@@ -60,6 +60,7 @@ def explain_case(
     model: nn.Module,
     card: Card,
     plan: Plan,
+    regions: Parcellation | None = None,
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
@@ -69,14 +70,15 @@ def explain_case(
     The folder holds a subfolder per method (see Explanation.save), `segmentation.nii.gz` for a
     segmentation model, `regions.csv` where there is a parcellation, `report.html` and `summary.json`. Where
     the scan is DICOM, its maps are there as DICOM too, which carry the patient's data (see write_dicom).
-    A method that fails is named in the summary with its reason; if all fail, so does the case.
+    A method that fails is named in the summary with its reason; if all fail, so does the case. `regions` is the plan's
+    parcellation, where it was read before.
     """
     start = time.perf_counter()
     prediction = predict(model, read_scan(image, card, plan), card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
     explained = explain_all(prediction, targets, card, plan)
-    parcellation, parcellation_name = _parcellation(prediction, card, plan)
+    parcellation, parcellation_name = _parcellation(prediction, card, plan, regions)
     with io.new_folder(folder, replace=overwrite) as new:
         maps, left_out = write_maps(new, image, explained.explanations, plan)
         if is_segmentation(prediction, card):
@@ -242,18 +244,16 @@ def is_segmentation(prediction: Prediction, card: Card) -> bool:
     return card.task == "segmentation" or output_of(prediction, card).ndim > 3
 
 
-def _parcellation(prediction: Prediction, card: Card, plan: Plan) -> tuple[Parcellation | None, str]:
+def _parcellation(prediction: Prediction, card: Card, plan: Plan, regions: Parcellation | None) -> tuple[Parcellation | None, str]:
     """The parcellation that is asked for, else the segmentation that the model made, and what it is called."""
     scan = prediction.scan
     if not plan.parcellation:
         return segmentation(prediction, card)
-    parcellation = read_parcellation(plan.parcellation, plan.names, scan)
-    return parcellation, plan.parcellation.name
+    return fitting(regions or Parcellation.read(plan.parcellation, plan.names), scan), plan.parcellation.name
 
 
-def read_parcellation(path: Path, names: Path | Mapping[int, Name] | None, scan: Volume) -> Parcellation:
-    """A parcellation that can be laid on the scan: one has a world space, or both share the grid."""
-    parcellation = Parcellation.read(path, names)
+def fitting(parcellation: Parcellation, scan: Volume) -> Parcellation:
+    """The parcellation, if it can be laid on the scan: both have a world space, or the same grid."""
     if parcellation.labels.grid != scan.grid and not (scan.has_world and parcellation.labels.has_world):
         raise BadInput(
             f"a parcellation on the scan's own grid ({scan.grid}), since one of them has no world space",

@@ -13,7 +13,7 @@ import numpy as np
 
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.io import arrays, dicom, image, nifti
-from radiolucent.io.atomic import new_folder, put, sweep
+from radiolucent.io.atomic import new_folder, put
 from radiolucent.io.dicom import Source as DicomSource
 from radiolucent.io.dicom import is_dicom, write_parametric_map, write_segmentation
 from radiolucent.io.kinds import kind_of
@@ -162,5 +162,5 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
 
 __all__ = [
     "SUFFIXES", "DicomSource", "is_dicom", "new_folder", "put", "read", "read_channels", "read_labels", "stem", "suffix",
-    "sweep", "to_nifti", "write", "write_parametric_map", "write_segmentation",
+    "to_nifti", "write", "write_parametric_map", "write_segmentation",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from radiolucent import io
-from radiolucent.case import Explained, is_segmentation, output_of, read_parcellation, segmentation
+from radiolucent.case import Explained, fitting, is_segmentation, output_of, segmentation
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction
 from radiolucent.io.tables import Name, read_names
@@ -65,7 +65,7 @@ def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Reg
             raise BadInput(f"a label image of {case.id}", "none in the manifest", "Add it, or choose another parcellation.")
         return Parcellation(labels, names or {i: Name(name) for i, name in _classes(labels, card).items()}), "the label"
     path = Path(regions.parcellation.replace("{case}", case.id))
-    return read_parcellation(path, names, scan).on(scan.grid), path.name
+    return fitting(Parcellation.read(path, names), scan).on(scan.grid), path.name
 
 
 def label_of(case: Case, card: Card, scan: Volume) -> Volume | None:

@@ -10,8 +10,10 @@ compact/{regions,cases,costs}.parquet         all cases in one file each
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMAT = 1
+_A_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,6 @@ class Study:
     def begin(cls, folder: Path, recipe: Recipe, cohort: Cohort, identity: Mapping[str, Any], say: Callable[[str], None]) -> Study:
         """A new study, or the one that is there, if it is the same one: else refused, with the difference."""
         study = cls(folder.absolute())
-        io.sweep(study.folder.parent, study.folder.name)
         facts = {"format": FORMAT, "radiolucent": VERSION, "identity": identity, "cases": cohort.paths()}
         if not (study.folder / "study.json").exists():
             try:
@@ -80,8 +82,7 @@ class Study:
         if study.facts()["radiolucent"] != VERSION:
             say(f"note: the study was begun with Radiolucent {study.facts()['radiolucent']}, this is {VERSION}")
         study._refresh(recipe, cohort)
-        for name in ("", "cases", "failed", "running", "compact"):
-            io.sweep(study.folder / name)
+        study._sweep()
         return study
 
     def _create(self, recipe: Recipe, cohort: Cohort, facts: Mapping[str, Any]) -> None:
@@ -109,6 +110,13 @@ class Study:
         for name, content in (("recipe.toml", recipe.to_toml().encode()), ("manifest.parquet", _manifest(cohort))):
             if (self.folder / name).read_bytes() != content:
                 io.put(self.folder / name, content)
+
+    def _sweep(self) -> None:
+        """What other machines' killed processes left; this machine's goes when its case is written again (io.new_folder)."""
+        for path in (self.folder / "cases").glob(".*.tmp"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _A_DAY:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def facts(self) -> dict[str, Any]:
         """study.json: format, version, what must not change."""
