@@ -22,7 +22,8 @@ from radiolucent.methods import describe, title
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
-from radiolucent.report import region_rows, write_report
+from radiolucent.regions import region_rows
+from radiolucent.report import write_report
 from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, label_map, part_of
 from radiolucent.volume import Volume
 
