@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from radiolucent.cli.measure import measure, metrics
+from radiolucent.cli.study import app as study
 from radiolucent.cli.terminal import progress, reason, table
 
 app = typer.Typer(
@@ -211,6 +212,7 @@ def demo(
 
 app.command()(measure)
 app.command()(metrics)
+app.add_typer(study, name="study")
 
 
 @app.callback(invoke_without_command=True)
