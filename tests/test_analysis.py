@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from cohorts import NAMES, cohort, manifest, rows_of, several, shuffled
 from pandas import DataFrame
 from pandas.testing import assert_frame_equal
 from scipy.spatial.distance import squareform
+from simulated import NAMES, cohort, manifest, rows_of, several, shuffled
 
 from radiolucent import analysis
 from radiolucent.analysis import Settings, analyse, anomalies, checked, selected

@@ -4,18 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cohorts import cohort, manifest, rows_of
 from pandas import DataFrame
 from scipy import stats
+from simulated import cohort, manifest, rows_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from radiolucent import Parcellation, Volume, analysis, predict
+from radiolucent import Parcellation, Volume, analysis, by_region, predict
 from radiolucent.analysis import Settings, analyse, checked
 from radiolucent.analysis.effects import q_values
 from radiolucent.io.tables import Name
 from radiolucent.methods import Gradient
-from radiolucent.parcellation import by_region
 from radiolucent.targets import Region
 
 NAMES = ("background", "liver", "spleen", "corner")

@@ -34,7 +34,7 @@ def by_depth(means: Sequence[Mapping[str, Any]], layers: Sequence[str], line: Se
         for number, key in enumerate(lines):
             rows = [r for r in means if r["metric"] == metric and tuple(str(r[column]) for column in line) == key]
             _line(axis, rows, layers, number, titles[number])
-        axis.set_title(_literal(metric), fontsize=9, loc="left")
+        axis.set_title(literal(metric), fontsize=9, loc="left")
         axis.tick_params(axis="y", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", linewidth=0.4, alpha=0.6)
@@ -46,7 +46,7 @@ def by_depth(means: Sequence[Mapping[str, Any]], layers: Sequence[str], line: Se
     same = [f"{column} {lines[0][i]}" for i, column in enumerate(line) if lines[0][i] and len({key[i] for key in lines}) == 1]
     figure.legend(
         *handles, loc="outside upper left", ncols=across, fontsize=8, frameon=False, alignment="left",
-        title=_literal(", ".join(same)), title_fontsize=9,
+        title=literal(", ".join(same)), title_fontsize=9,
     )  # fmt: skip
     figure.supylabel(f"mean over cases, with its {level:.0%} bootstrap interval", fontsize=8)
     return figure
@@ -68,10 +68,10 @@ def _line(axis: Axes, rows: list[Mapping[str, Any]], layers: Sequence[str], numb
 def _title(key: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     """The parts of a line's name in which the lines differ."""
     parts = [part for i, part in enumerate(key) if len({other[i] for other in lines}) > 1 and part]
-    return _literal(", ".join(parts) or "mean")
+    return literal(", ".join(parts) or "mean")
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Matplotlib reads $ as mathematics, and leaves out of legends what begins with _."""
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
@@ -80,6 +80,6 @@ def _names(axis: Axes, layers: Sequence[str]) -> None:
     step = -(-len(layers) // _MOST_NAMES)
     shown = range(0, len(layers), step)
     axis.set_xticks(
-        list(shown), [_literal(layers[i]) or "input" for i in shown], rotation=90, fontsize=8 if len(layers) <= 30 else 6.5
+        list(shown), [literal(layers[i]) or "input" for i in shown], rotation=90, fontsize=8 if len(layers) <= 30 else 6.5
     )
     axis.set_xlabel("layer, in the order in which they run" + (f" (every {step}th is named)" if step > 1 else ""), fontsize=8)
