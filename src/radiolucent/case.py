@@ -83,12 +83,12 @@ def explain_case(
         errors.append(error)
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
 
-    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
+    parcellation, parcellation_name = _parcellation(prediction, card, plan)
+    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation)
     if not explanations and len(errors) == 1:
         raise errors[0]
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
-    parcellation, parcellation_name = _parcellation(prediction, card, plan)
     with io.new_folder(folder, replace=overwrite) as new:
         folders, left_out = _write_maps(new, image, explanations, plan)
         segments = _is_segmentation(_output(prediction, card), card)

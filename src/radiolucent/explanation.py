@@ -18,9 +18,10 @@ from radiolucent import io, provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
+from radiolucent.methods import KernelSHAP, as_dict, at_layers, from_dict, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
-from radiolucent.protocols import FirstOrder, Method, Target
+from radiolucent.parcellation import Parcellation
+from radiolucent.protocols import Detailed, FirstOrder, Method, Target
 from radiolucent.targets import Select, label_map, part_of
 from radiolucent.volume import Volume
 
@@ -34,7 +35,8 @@ class Explanation:
         targets: a name for each target.
         scores: each target's score for the unperturbed scan.
         method: the method with its hyper-parameters ("auto" layers resolved).
-        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes.
+        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes, and as "details"
+            what the method has to say besides its map, for each target.
     """
 
     relevance: tuple[Volume, ...]
@@ -137,12 +139,14 @@ class Prediction:
         *,
         classes: Sequence[str] = (),
         failed: Callable[[Method, BadInput], None] | None = None,
+        parcellation: Parcellation | None = None,
     ) -> list[Explanation]:
         """Several methods, several targets; all first-order methods share one forward pass.
 
         layer="full" stands for every layer with a grid, one explanation each. A method that fails, or whose
         map of some target is zero or not finite, raises; where `failed` is given it is handed to it with the
-        reason, while the others, and its other targets, go on.
+        reason, while the others, and its other targets, go on. `parcellation` is for methods with
+        regions="parcellation".
         """
         recipe = repr(targets)
         targets = targets.fix(self.output)
@@ -157,7 +161,7 @@ class Prediction:
         depth = depths(self.layers)
         common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
-            maps, cost = self._run([methods[i] for i in group], targets, plain, catch=failed is not None)
+            maps, details, cost = self._run([methods[i] for i in group], targets, plain, parcellation, catch=failed is not None)
             if len(group) > 1 and all(isinstance(m, BadInput) for m in maps):  # one may take the others along
                 groups.extend([i] for i in group)
                 continue
@@ -174,6 +178,7 @@ class Prediction:
                     shape = {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
                     where = titles(methods[i])[2]
                     shape |= {"depth": depth[where]} if where in depth else {}
+                    shape |= {"details": [dict(details[t]) for t in kept]} if details else {}
                     done[i] = Explanation(
                         tuple(v for v in volumes if isinstance(v, Volume)),
                         tuple(names[t] for t in kept),
@@ -184,10 +189,11 @@ class Prediction:
         return [done[i] for i in sorted(done)]
 
     def _run(
-        self, group: list[Method], targets: Target, plain: Tensor, catch: bool
-    ) -> tuple[list[Tensor | BadInput], dict[str, Any]]:
-        """A group's maps, or the reason why there is none, and what they cost together; `plain` are the scores."""
+        self, group: list[Method], targets: Target, plain: Tensor, parcellation: Parcellation | None, catch: bool
+    ) -> tuple[list[Tensor | BadInput], Sequence[Mapping[str, Any]], dict[str, Any]]:
+        """A group's maps, or why there is none, its details, and what they cost together; `plain` are the scores."""
         x = self.x
+        details: Sequence[Mapping[str, Any]] = ()
         start = time.perf_counter()
         maps: list[Tensor | BadInput]
         try:
@@ -196,7 +202,10 @@ class Prediction:
                 maps = shared_pass(self.model, x, first, [m for m in group if isinstance(m, FirstOrder)])
                 _compare(first.scores, plain)
             else:
-                maps = [group[0](self.model, x, targets)]
+                method = self._over(group[0], parcellation)
+                one = (self.model, x, targets)
+                found, details = method.detailed(*one) if isinstance(method, Detailed) else (method(*one), ())
+                maps = [found]
         except Exception as error:  # also what a guest or the memory may raise
             if not catch:
                 raise
@@ -204,7 +213,14 @@ class Prediction:
             maps = [error if isinstance(error, BadInput) else BadInput(f"a map from {m}", reason, "Mend the model.") for m in group]
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
-        return maps, cost
+        return maps, details, cost
+
+    def _over(self, method: Method, parcellation: Parcellation | None) -> Method:
+        """A method that asks for a parcellation, with its labels on the model's grid."""
+        if parcellation is None or not isinstance(method, KernelSHAP) or method.regions != "parcellation":
+            return method
+        labels = parcellation.on(self.scan.grid).labels.on(self.image.grid, nearest=True)
+        return method.over(torch.from_numpy(np.ascontiguousarray(labels.data)))
 
     def _placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
         """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
@@ -285,6 +301,7 @@ def explain(
     preprocessing: Prepares | None = None,
     classes: Sequence[str] = (),
     output: str | int | None = None,
+    parcellation: Parcellation | None = None,
 ) -> Explanation:
     """Explain one scan with one method: relevance on the scan's own grid, for each of the targets.
 
@@ -296,6 +313,7 @@ def explain(
         preprocessing: what the model was trained on; None gives it the scan as it is.
         classes: names of the classes, for the targets' names.
         output: key or position of the part to explain, where the model returns a dict, tuple or list.
+        parcellation: regions for methods that want some, such as KernelSHAP("parcellation").
 
     Raises:
         BadInput: says what was expected, what came, and what to do.
@@ -303,7 +321,7 @@ def explain(
     Several methods of one scan share their forward pass through `predict(...).explain([...], targets)`.
     """
     chosen = targets if output is None else Select(output, targets)
-    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes)[0]
+    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes, parcellation=parcellation)[0]
 
 
 def _tensor(model: nn.Module, image: Volume) -> Tensor:

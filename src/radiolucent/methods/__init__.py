@@ -20,6 +20,7 @@ from radiolucent.methods.expected import ExpectedGradients
 from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, shared_pass
 from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.kernelshap import KernelSHAP
 from radiolucent.methods.lrp import LRP
 from radiolucent.methods.occlusion import Occlusion
 from radiolucent.methods.rise import RISE
@@ -49,6 +50,7 @@ METHODS: dict[str, type[Any]] = {
     "times": Times,
     "occlusion": Occlusion,
     "rise": RISE,
+    "kernel-shap": KernelSHAP,
     "score-cam": ScoreCAM,
     "ablation-cam": AblationCAM,
 }
@@ -199,6 +201,7 @@ __all__ = [
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelSHAP",
     "LayerCAM",
     "Occlusion",
     "RespondCAM",
