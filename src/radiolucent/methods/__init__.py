@@ -23,6 +23,7 @@ from radiolucent.methods.integrated import IntegratedGradients
 from radiolucent.methods.kernelshap import KernelSHAP
 from radiolucent.methods.lrp import LRP
 from radiolucent.methods.occlusion import Occlusion
+from radiolucent.methods.quantile import GradientQuantile
 from radiolucent.methods.rise import RISE
 from radiolucent.methods.rollout import AttentionRollout, GradientRollout
 from radiolucent.protocols import Method
@@ -30,6 +31,7 @@ from radiolucent.protocols import Method
 METHODS: dict[str, type[Any]] = {
     "gradient": Gradient,
     "input-x-gradient": InputXGradient,
+    "gradient-quantile": GradientQuantile,
     "smooth-grad": SmoothGrad,
     "integrated-gradients": IntegratedGradients,
     "expected-gradients": ExpectedGradients,
@@ -195,6 +197,7 @@ __all__ = [
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
+    "GradientQuantile",
     "GradientRollout",
     "GuidedBackprop",
     "GuidedGradCAM",
