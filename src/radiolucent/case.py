@@ -60,6 +60,7 @@ def explain_case(
     model: nn.Module,
     card: Card,
     plan: Plan,
+    regions: Parcellation | None = None,
     *,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
@@ -69,7 +70,8 @@ def explain_case(
     The folder holds a subfolder per method (see Explanation.save), `segmentation.nii.gz` for a
     segmentation model, `regions.csv` where there is a parcellation, `report.html` and `summary.json`. Where
     the scan is DICOM, its maps are there as DICOM too, which carry the patient's data (see write_dicom).
-    A method that fails is named in the summary with its reason; if all fail, so does the case.
+    A method that fails is named in the summary with its reason; if all fail, so does the case. `regions` is the plan's
+    parcellation, where it was read before.
     """
     start = time.perf_counter()
     scan = _read(image, card, plan)
@@ -83,7 +85,7 @@ def explain_case(
         errors.append(error)
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
 
-    parcellation, parcellation_name = _parcellation(prediction, card, plan)
+    parcellation, parcellation_name = _parcellation(prediction, card, plan, regions)
     explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation)
     if not explanations and len(errors) == 1:
         raise errors[0]
@@ -193,12 +195,12 @@ def _is_segmentation(output: Tensor, card: Card) -> bool:
     return card.task == "segmentation" or output.ndim > 3
 
 
-def _parcellation(prediction: Prediction, card: Card, plan: Plan) -> tuple[Parcellation | None, str]:
+def _parcellation(prediction: Prediction, card: Card, plan: Plan, regions: Parcellation | None) -> tuple[Parcellation | None, str]:
     """The parcellation that is asked for, else the segmentation that the model made, and what it is called."""
     scan = prediction.scan
     if not plan.parcellation:
         return _segmentation(prediction, card)
-    parcellation = Parcellation.read(plan.parcellation, plan.names)
+    parcellation = regions or Parcellation.read(plan.parcellation, plan.names)
     if parcellation.labels.grid != scan.grid and not (scan.has_world and parcellation.labels.has_world):
         raise BadInput(
             f"a parcellation on the scan's own grid ({scan.grid}), since one of them has no world space",

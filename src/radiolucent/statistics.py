@@ -53,6 +53,17 @@ def bootstrap_mean(
     return Mean(mean, float(low), float(high), n, missing)
 
 
+def bootstrap_difference(a: Array, b: Array, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Mean:
+    """mean(a) - mean(b) of two independent groups without NaN; each is drawn for itself, the interval is the percentiles'."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    difference, n = float(a.mean() - b.mean()), len(a) + len(b)
+    if min(len(a), len(b)) < 2:
+        return Mean(difference, float("nan"), float("nan"), n, 0)
+    drawn = _draws(len(a), resamples, seed) @ a / len(a) - _draws(len(b), resamples, seed + 1) @ b / len(b)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Mean(difference, float(low), float(high), n, 0)
+
+
 @lru_cache(maxsize=4)  # most groups of a table have the same number of cases
 def _draws(n: int, resamples: int, seed: int) -> Array:
     """How often each of n values is drawn, (resamples, n)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent import baselines
-from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods import segments
 from radiolucent.methods.coalitions import Pairs, pairs, shapley
 from radiolucent.methods.gradient import plain
 from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share
+from radiolucent.methods.settings import ANY_SEED, among, at_least
+from radiolucent.methods.watching import tell
 from radiolucent.protocols import Target
 
 REGIONS = ("cubes", "semantic", "supervoxels", "parcellation")
@@ -52,6 +53,10 @@ class KernelSHAP:
 
     unit = "score"
 
+    def __post_init__(self) -> None:
+        at_least(self, cubes=1, samples=2, precision=0, seed=ANY_SEED, batch=0)
+        among(self, regions=REGIONS, baseline=baselines.BASELINES)
+
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         return self.values(model, x, targets).spread()
 
@@ -66,8 +71,6 @@ class KernelSHAP:
 
     def values(self, model: nn.Module, x: Tensor, targets: Target, labels: Tensor | None = None) -> Shapley:
         """The values of the regions, before they are spread over the voxels."""
-        if not self.precision >= 0:
-            raise BadInput("precision >= 0", str(self.precision), "0.05 stops at errors of a twentieth of the values' range.")
         x = plain(x)
         reference = baselines.baseline(self.baseline, x)
         with evaluating(model), torch.no_grad():
@@ -80,11 +83,13 @@ class KernelSHAP:
                 return score(model, torch.stack([baselines.hide(x, w[:, None], reference) for w in where]), targets)
 
             S: list[Tensor] = []
+            most, size = 2 + 2 * max(game.last for game in games), share(self.batch, x[:, 0].numel(), VOXELS)
             for until in sorted({n for game in games for n in game.looks}):
                 first = len(S)
-                size = share(self.batch, x[:, 0].numel(), VOXELS)
-                for _, scores in in_chunks(2 + 2 * until - first, size, partial(ask, first)):
+                tell(first, most)
+                for _, scores in in_chunks(2 + 2 * until - first, size, partial(ask, first), told=False):
                     S.extend(scores)
+                    tell(len(S), most)
                 for item, game in enumerate(games):
                     game.read(torch.stack([s[:, item] for s in S[: 2 + 2 * until]]).double().cpu(), until)
                 if all(game.done for game in games):
@@ -93,8 +98,6 @@ class KernelSHAP:
         return Shapley(phi, error, names, index, tuple(game.evaluations for game in games), S[0].dtype)
 
     def _labels(self, model: nn.Module, x: Tensor, targets: Target, labels: Tensor | None) -> Tensor:
-        if self.regions not in REGIONS:
-            raise BadInput(f"regions among {', '.join(REGIONS)}", repr(self.regions), "Choose one of them.")
         if labels is not None or self.regions == "parcellation":
             return segments.given(labels, x)
         if self.regions == "semantic":
@@ -138,7 +141,7 @@ class Over:
     """KernelSHAP over regions that were given."""
 
     method: KernelSHAP
-    labels: Tensor
+    labels: Tensor = field(repr=False)
 
     unit = KernelSHAP.unit
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods.gradient import Gradient, check_differentiable, check_scores, plain
+from radiolucent.methods.settings import ANY_SEED, at_least
 from radiolucent.protocols import Target
 
 
@@ -38,11 +39,12 @@ class GradientQuantile:
 
     unit = "score per unit of intensity"
 
+    def __post_init__(self) -> None:
+        at_least(self, quantile=0, samples=1, seed=ANY_SEED)
+        if self.quantile > 1:
+            raise BadInput("0 <= quantile <= 1", f"{self.quantile}", "0.9 is usual.")
+
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        if self.samples < 1 or not 0 <= self.quantile <= 1:
-            raise BadInput(
-                "samples >= 1 and a quantile from 0 to 1", f"{self.samples} and {self.quantile}", "100 and 0.9 are usual."
-            )
         x = plain(x)
         with evaluating(model):
             drawn = [_Voxels(weights, self.samples, self.seed) for weights in _weights(model, x, targets)]

@@ -80,10 +80,10 @@ def write_report(
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
     page = (
-        _environment()
+        environment()
         .get_template("case.html")
         .render(
-            csp=_policy(niivue, app),
+            csp=policy(niivue, app),
             title=title,
             subtitle=subtitle,
             notes=[*notes, *scan.notes],
@@ -127,14 +127,15 @@ def region_rows(explanations: Sequence[Explanation], parcellation: Parcellation)
     ]
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with everything escaped that is not said to be safe."""
     loader = PackageLoader("radiolucent.report")
     return Environment(
         loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
     """Only these scripts, byte for byte, and nothing from anywhere else."""
     hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts if s]
     allowed = " ".join(f"'sha256-{h}'" for h in hashes)
