@@ -78,8 +78,8 @@ def explain_case(
     prediction = predict(model, read_scan(image, card, plan), card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
-    explained = explain_all(prediction, targets, card, plan)
     parcellation, parcellation_name = _parcellation(prediction, card, plan, regions)
+    explained = explain_all(prediction, targets, card, plan, parcellation)
     with io.new_folder(folder, replace=overwrite) as new:
         maps, left_out = write_maps(new, image, explained.explanations, plan)
         if is_segmentation(prediction, card):
@@ -130,7 +130,7 @@ class Explained:
         }
 
 
-def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan) -> Explained:
+def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan, parcellation: Parcellation | None) -> Explained:
     """All of the plan's methods; one that fails does not take the others along, unless all do."""
     failures: dict[str, str] = {}
     errors: list[BadInput] = []
@@ -139,7 +139,7 @@ def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan)
         errors.append(error)
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
 
-    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
+    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation)
     if not explanations and len(errors) == 1:
         raise errors[0]
     if not explanations:

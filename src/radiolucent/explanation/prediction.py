@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation.result import Explanation
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import at_layers, auto_layer, shared_pass, titles
+from radiolucent.methods import KernelSHAP, at_layers, auto_layer, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
-from radiolucent.protocols import FirstOrder, Method, Target
+from radiolucent.parcellation import Parcellation
+from radiolucent.protocols import Detailed, FirstOrder, Method, Target
 from radiolucent.targets import Deciding, Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
 
@@ -78,12 +79,14 @@ class Prediction:
         *,
         classes: Sequence[str] = (),
         failed: Callable[[Method, BadInput], None] | None = None,
+        parcellation: Parcellation | None = None,
     ) -> list[Explanation]:
         """Several methods, several targets; all first-order methods share one forward pass.
 
         layer="full" stands for every layer with a grid, one explanation each. A method that fails, or whose
         map of some target is zero or not finite, raises; where `failed` is given it is handed to it with the
-        reason, while the others, and its other targets, go on.
+        reason, while the others, and its other targets, go on. `parcellation` is for methods with
+        regions="parcellation".
         """
         _check_kinds(methods, targets)
         refuse = failed or _raise
@@ -95,7 +98,8 @@ class Prediction:
         origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
         origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         done: dict[int, Explanation] = {}
-        for i, relevance, cost in self._made(methods, fixed, plain, catch=failed is not None):
+        ready = [self._over(m, parcellation) for m in methods]
+        for i, relevance, cost in self._made(ready, fixed, plain, catch=failed is not None):
             if isinstance(relevance, BadInput):
                 refuse(methods[i], relevance)
                 continue
@@ -109,6 +113,7 @@ class Prediction:
                 said = tuple(names[t] for t in volumes), tuple(plain[t, 0].item() for t in volumes)
                 facts = origin | cost | self._cells(methods[i], relevance)
                 facts |= {"labels": [labels[t] for t in volumes]} if labels else {}
+                facts |= {"details": [dict(cost["details"][t]) for t in volumes]} if "details" in cost else {}
                 done[i] = Explanation(tuple(volumes.values()), *said, methods[i], facts)
         return [done[i] for i in sorted(done)]
 
@@ -132,6 +137,7 @@ class Prediction:
     ) -> tuple[list[Tensor | BadInput], dict[str, Any]]:
         """A group's maps, or the reason why there is none, and what they cost together; `plain` are the scores."""
         x = self.x
+        details: Sequence[Mapping[str, Any]] = ()
         start = time.perf_counter()
         maps: list[Tensor | BadInput]
         try:
@@ -140,7 +146,9 @@ class Prediction:
                 maps = shared_pass(self.model, x, met, [m for m in group if isinstance(m, FirstOrder)])
                 _compare(met.scores, plain)
             else:
-                maps = [group[0](self.model, x, targets)]
+                one = (self.model, x, targets)
+                found, details = group[0].detailed(*one) if isinstance(group[0], Detailed) else (group[0](*one), ())
+                maps = [found]
         except Exception as error:  # also what a guest or the memory may raise
             if not catch:
                 raise
@@ -148,7 +156,14 @@ class Prediction:
             maps = [error if isinstance(error, BadInput) else BadInput(f"a map from {m}", reason, "Mend the model.") for m in group]
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
-        return maps, cost
+        return maps, cost | ({"details": details} if details else {})
+
+    def _over(self, method: Method, parcellation: Parcellation | None) -> Method:
+        """A method that asks for a parcellation, with its labels on the model's grid."""
+        if parcellation is None or not isinstance(method, KernelSHAP) or method.regions != "parcellation":
+            return method
+        labels = parcellation.on(self.scan.grid).labels.on(self.image.grid, nearest=True)
+        return method.over(torch.from_numpy(np.ascontiguousarray(labels.data)))
 
     def _placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
         """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
@@ -238,6 +253,7 @@ def explain(
     preprocessing: Prepares | None = None,
     classes: Sequence[str] = (),
     output: str | int | None = None,
+    parcellation: Parcellation | None = None,
 ) -> Explanation:
     """Explain one scan with one method: relevance on the scan's own grid, for each of the targets.
 
@@ -249,6 +265,7 @@ def explain(
         preprocessing: what the model was trained on; None gives it the scan as it is.
         classes: names of the classes, for the targets' names.
         output: key or position of the part to explain, where the model returns a dict, tuple or list.
+        parcellation: regions for methods that want some, such as KernelSHAP("parcellation").
 
     Raises:
         BadInput: says what was expected, what came, and what to do.
@@ -256,7 +273,7 @@ def explain(
     Several methods of one scan share their forward pass through `predict(...).explain([...], targets)`.
     """
     chosen = targets if output is None else Select(output, targets)
-    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes)[0]
+    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes, parcellation=parcellation)[0]
 
 
 def _tensor(model: nn.Module, image: Volume) -> Tensor:

@@ -28,7 +28,7 @@ class Explanation:
         scores: each target's score for the unperturbed scan.
         method: the method with its hyper-parameters ("auto" layers resolved).
         provenance: hashes of weights and input, versions, device, seconds, peak memory, notes; of a segmentation, each
-            target's label and the labels' names.
+            target's label and the labels' names; as "details" what a method has to say besides its map, for each target.
     """
 
     relevance: tuple[Volume, ...]

@@ -29,8 +29,10 @@ from radiolucent.methods.gradient import (
 )
 from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.kernelshap import KernelSHAP
 from radiolucent.methods.lrp import LRP
 from radiolucent.methods.occlusion import Occlusion
+from radiolucent.methods.quantile import GradientQuantile
 from radiolucent.methods.rise import RISE
 from radiolucent.methods.rollout import AttentionRollout, GradientRollout
 from radiolucent.protocols import Method
@@ -38,6 +40,7 @@ from radiolucent.protocols import Method
 METHODS: dict[str, type[Any]] = {
     "gradient": Gradient,
     "input-x-gradient": InputXGradient,
+    "gradient-quantile": GradientQuantile,
     "smooth-grad": SmoothGrad,
     "integrated-gradients": IntegratedGradients,
     "expected-gradients": ExpectedGradients,
@@ -58,6 +61,7 @@ METHODS: dict[str, type[Any]] = {
     "times": Times,
     "occlusion": Occlusion,
     "rise": RISE,
+    "kernel-shap": KernelSHAP,
     "score-cam": ScoreCAM,
     "ablation-cam": AblationCAM,
 }
@@ -202,12 +206,14 @@ __all__ = [
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
+    "GradientQuantile",
     "GradientRollout",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelSHAP",
     "LayerCAM",
     "Occlusion",
     "RespondCAM",

@@ -193,12 +193,12 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
     start = time.perf_counter()
     prediction = predict(model.network, read_scan(case.image, model.card, model.plan), model.card.preprocessing)
     targets, notes = _targets(prediction, model.card, model.plan)
+    parcellation, called = parcellation_of(case, prediction, model.card, recipe.regions)
     explained = Explained(prediction, (), {})
     if targets is not None:
-        explained = explain_all(prediction, targets, model.card, model.plan)
+        explained = explain_all(prediction, targets, model.card, model.plan, parcellation)
     names = names_of(explained.explanations, model.plan.methods)
     notes += [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
-    parcellation, called = parcellation_of(case, prediction, model.card, recipe.regions)
     tables = {
         "regions": region_rows(explained, parcellation, recipe, names),
         "cases": case_rows(case, prediction, targets, model.card, recipe.explain.targets),
