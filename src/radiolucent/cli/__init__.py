@@ -15,10 +15,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from radiolucent.cli.measure import measure, metrics
+from radiolucent.cli.study import app as study
 from radiolucent.cli.terminal import progress, reason, table
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="See through medical-imaging models."
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="See through medical-imaging models.",
 )
 
 Model = Annotated[
@@ -29,6 +34,7 @@ Model = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="Safetensors or a state dict; default: the card's.")]
 Trust = Annotated[bool, typer.Option("--trust-model", help="Let code that comes with the model run; its SHA-256 is noted.")]
+Part = Annotated[str | None, typer.Option(help="Key or position to explain, where the model returns several.")]
 Task = Literal["classification", "regression", "segmentation"]
 Reduce = Literal["sum", "mean", "probability"]
 NonFinite = Literal["refuse", "zero"]
@@ -49,7 +55,7 @@ def explain(
     set_: Annotated[list[str], typer.Option("--set", help="Setting of a method: samples=10 or smooth-grad.samples=10.")] = [],  # noqa: B006
     weights: Weights = None,
     task: Annotated[Task | None, typer.Option(help="What the model does, where no card says it.")] = None,
-    part: Annotated[str | None, typer.Option(help="Key or position to explain, where the model returns several.")] = None,
+    part: Part = None,
     reduce: Annotated[Reduce, typer.Option(help="How a segmentation target adds up its voxels.")] = "sum",
     parcellation: Annotated[Path | None, typer.Option(help="Label image to add relevance up by.")] = None,
     names: Annotated[Path | None, typer.Option(help="Names of its labels: TSV, CSV, FreeSurfer table, dataset.json.")] = None,
@@ -76,9 +82,7 @@ def explain(
     from radiolucent.parcellation import Parcellation
 
     network, card = _load(model, weights, trust_model)
-    if part is not None:
-        card = replace(card, output=int(part) if part.isdecimal() else part)
-    card = replace(card, task=task or card.task)
+    card = replace(card, task=task or card.task, output=_part(part, card))
     plan = Plan(
         from_settings(method or [default_method(network)], set_, layer or [card.layer]),
         tuple(target),
@@ -121,6 +125,7 @@ def layers(
     model: Model,
     image: Annotated[Path | None, typer.Option(help="A scan to run; default: zeros of the card's size.")] = None,
     shape: Annotated[str | None, typer.Option(help="Without a card: channels and grid of the input, as in 1,96,96,96.")] = None,
+    part: Part = None,
     weights: Weights = None,
     trust_model: Trust = False,
     as_json: Json = False,
@@ -130,35 +135,38 @@ def layers(
 
     from radiolucent import Volume, io, predict
     from radiolucent.errors import BadInput
-    from radiolucent.hooks import last_layer
 
     network, card = _load(model, weights, trust_model)
+    grid = card.preprocessing.size or card.window
     if image is not None:
         prediction = predict(network, io.read_channels(image, card.channels or 1), card.preprocessing)
-    elif shape or card.preprocessing.size:
-        size = _numbers(shape) if shape else (card.channels or 1, *(card.preprocessing.size or ()))
+    elif shape or grid:
+        size = _numbers(shape) if shape else (card.channels or 1, *(grid or ()))
         prediction = predict(network, Volume(np.zeros(size, np.float32)))
     else:
         raise BadInput("the size of an input", "a card without preprocessing size", "Give --image or --shape 1,96,96,96.")
     found = prediction.layers
-    auto = last_layer(found).partition("#")[0] if any(x.is_spatial and not x.is_output for x in found) else ""
+    has_auto = any(x.is_spatial and not x.is_output for x in found)
+    auto = prediction.auto(_part(part, card)).partition("#")[0] if has_auto else ""
+    own = "" if card.layer == "auto" else card.layer.partition("#")[0]
     if as_json:
-        rows = [{"layer": x.name, "kind": x.kind, "shape": list(x.shape), "runs": x.runs, "spatial": x.is_spatial} for x in found]
-        print(json.dumps({"auto": auto, "layers": rows}, indent=1))
-        return
-    table(
-        ["layer", "kind", "channels x grid", ""],
-        [
-            [x.name, x.kind, " x ".join(map(str, x.shape)), "auto" if x.name == auto else "" if x.is_spatial else "no grid"]
+        rows = [
+            {"layer": x.name, "kind": x.kind, "shape": x.shape, "cells": x.cells, "runs": x.runs, "spatial": x.is_spatial}
             for x in found
-        ],
+        ]
+        print(json.dumps({"auto": auto, "card": own, "layers": rows}, indent=1))
+        return
+    marks = {x.name: ", ".join(word for word, name in (("auto", auto), ("the card's", own)) if name == x.name) for x in found}
+    table(
+        ["layer", "kind", "output", "cells", ""],
+        [[x.name, x.kind, _by(x.shape), _by(x.cells) if x.is_spatial else "no grid", marks[x.name]] for x in found],
     )
 
 
 @app.command()
 def methods(name: Annotated[str | None, typer.Argument(help="Show one method whole.")] = None, as_json: Json = False) -> None:
     """List the methods with their settings, or show one whole."""
-    from dataclasses import MISSING, fields
+    from dataclasses import MISSING, fields, is_dataclass
 
     from radiolucent.methods import METHODS, describe, from_dict
 
@@ -167,8 +175,11 @@ def methods(name: Annotated[str | None, typer.Argument(help="Show one method who
         for field in fields(kind):
             factory = field.default_factory
             default = factory() if factory is not MISSING else None if field.default is MISSING else field.default
-            values[field.name] = default if isinstance(default, (int, float, str, type(None))) else repr(default)
+            values[field.name] = describe(type(default))["name"] if is_dataclass(default) else default
         return values
+
+    def shown(setting: str, default: Any) -> str:
+        return f"{setting}={'METHOD' if default is None else default}"
 
     if name is not None and name not in METHODS:
         from_dict({"method": name})  # raises, and lists what there is
@@ -177,11 +188,11 @@ def methods(name: Annotated[str | None, typer.Argument(help="Show one method who
         print(json.dumps([{**describe(kind), "settings": settings(kind)} for kind in chosen.values()], indent=1))
     elif name:
         text = describe(METHODS[name])
-        shown = ", ".join(f"{k}={v!r}" for k, v in settings(METHODS[name]).items())
-        print(f"{name}: {text['summary']}\n\n{text['equation']}\n\n{text['meaning']}\n\nSettings: {shown or 'none'}")
+        listed = ", ".join(shown(k, v) for k, v in settings(METHODS[name]).items())
+        print(f"{name}: {text['summary']}\n\n{text['equation']}\n\n{text['meaning']}\n\nSettings (--set): {listed or 'none'}")
     else:
         rows = [
-            [key, describe(kind)["summary"], ", ".join(f"{k}={v}" for k, v in settings(kind).items())]
+            [key, describe(kind)["summary"], ", ".join(shown(k, v) for k, v in settings(kind).items())]
             for key, kind in METHODS.items()
         ]
         table(["method", "what it is", "settings (--set)"], rows)
@@ -201,6 +212,7 @@ def demo(
 
 app.command()(measure)
 app.command()(metrics)
+app.add_typer(study, name="study")
 
 
 @app.callback(invoke_without_command=True)
@@ -225,10 +237,19 @@ def _load(model: str, weights: Path | None, trust: bool) -> tuple[Any, Any]:
     return network, card
 
 
+def _part(text: str | None, card: Any) -> str | int | None:
+    return card.output if text is None else int(text) if text.isdecimal() else text
+
+
+def _by(numbers: tuple[int, ...]) -> str:
+    return " x ".join(map(str, numbers))
+
+
 def _numbers(text: str) -> tuple[int, ...]:
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise typer.BadParameter(f"--shape takes whole numbers such as 1,96,96,96, not {text!r}")
-    return tuple(int(part) for part in text.split(","))
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) not in (3, 4) or not all(part.isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"--shape takes channels and a grid of 2 or 3 axes, such as 1,96,96,96, not {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def _frame(text: str | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -89,6 +90,8 @@ def measure(
         print(json.dumps({"cases": cases, "files": [str(f) for f in files], "means": [_plain(row) for row in means]}, indent=1))
     else:
         _print(means, files)
+        for why, times in Counter(row["reason"] for row in scores.rows() if row["reason"]).most_common():
+            print(f"undefined: {why} ({times} of {len(scores.rows())} scores)")
         print(f"{len(masks) - len(failed)} of {len(masks)} cases measured")
     if failed:
         raise typer.Exit(3)
