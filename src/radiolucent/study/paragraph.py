@@ -76,7 +76,9 @@ def _extras(recipe: Recipe) -> str:
 
 
 def _anomaly(recipe: Recipe, folds: int) -> str:
-    fit = f"fitted on the reference ({recipe.analysis.reference})" if recipe.analysis.reference else f"cross-fitted in {folds} folds"
+    fit = (
+        f"fitted on the reference ({recipe.analysis.reference})" if recipe.analysis.reference else f"cross-fitted in {folds} folds"
+    )
     return (
         f"Per class, cases were scored for anomaly by an isolation forest on the region shares, {fit} so that no case was scored "
         "by a forest that had seen it, and by a robust Mahalanobis distance of their log-ratios."

@@ -14,7 +14,8 @@ from radiolucent.report.cohort import MOST_THUMBNAILS, Panel, Table, Thumbnail, 
 from radiolucent.study.paragraph import facts, methods_paragraph
 from radiolucent.study.store import Study
 
-_SHOWN = 3  # most and least anomalous cases side by side
+_SIDE_BY_SIDE = 3  # of the most and of the least anomalous cases
+_MOST_TARGETS = 6  # whose distributions are drawn; all are in the tables
 
 _HEADINGS = {
     "mass_fraction": "share",
@@ -55,7 +56,7 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         title=recipe.study.name or study.folder.name,
         subtitle=f"{len(status.done)} of {status.total} cases, {len(recipe.explain.methods)} methods",
         panels=panels,
-        verdicts=_verdicts(tables),
+        verdicts=_verdicts(tables, settings.alpha),
         notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
         methods=methods_paragraph(recipe, analysis.counts, segments=segments, level=settings.level, folds=settings.folds),
         facts=facts(recipe, study.facts(), analysis.counts),
@@ -65,44 +66,50 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
 def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
     found = []
     for where, importance in _each(tables["importance"]):
-        found.append((draw.heat_map(importance), f"{where}: mean share of |relevance| of each target (row) in each region (column)."))
-        edges = _of(tables["edges"], importance)
+        classes, edges = _of(tables["classes"], importance), _of(tables["edges"], importance)
+        text = f"{where}: where the relevance of each target lies, as a mean over the cases. Framed: the target's own region."
+        found.append((draw.heat_map(importance, classes), text))
         if len(edges):
-            found.append((draw.graph(edges), f"{where}: the strongest arrows from a region to the target that looks at it."))
-        found.append((draw.distributions(_of(rows, importance)), f"{where}: shares by region over the cases."))
+            text = f"{where}: context. The strongest arrows from a region to a target that is also recognised by it."
+            found.append((draw.context_graph(edges, importance, classes), text))
+        for target in importance["target"].unique()[:_MOST_TARGETS]:
+            text = f"{where}: the cases behind the means for {target}."
+            found.append((draw.distributions(_of(rows, importance), importance, target), text))
     classes = tables["classes"]
-    clusters = [table(classes, "Classes that the model looks at alike.")] if classes["n_classes"].max() > 2 else []
+    several = len(classes) and classes["n_classes"].max() > 2
     return Panel(
         "Where the model looks",
         "The share of a target's absolute relevance that lies in each region, as a mean over cases with its bootstrap interval; "
         "enrichment is that share over the region's share of the volume (1 = as expected by chance).",
         found,
-        tables=[table(tables["importance"], "Global importance of every region for every target."), *clusters],
+        tables=[
+            table(tables["importance"], "Every region for every target."),
+            *([table(classes, "Classes that the model looks at alike: clusters of their profiles.")] if several else []),
+        ],
     )
 
 
 def _anomaly(study: Study, tables: Mapping[str, DataFrame], cases: DataFrame, links: Mapping[str, str]) -> Panel:
     found, galleries = [], []
-    for where, ranking in _each(tables["ranking"]):
-        found.append((draw.ranking(ranking), f"{where}: cases by their mean rank of anomaly over the targets."))
-        for words, part in (("most", ranking.head(_SHOWN)), ("least", ranking.tail(_SHOWN)[::-1])):
-            galleries.append((f"{where}: {words} anomalous", [_thumbnail(study, row, links) for row in part.to_dict("records")]))
     quality = tables["anomaly_quality"]
-    if len(quality):
-        found += [
-            (draw.quality(_of(tables["anomaly"], part), cases), f"{where}: anomaly against the agreement with the label.")
-            for where, part in _each(quality)
-        ]
+    for where, ranking in _each(tables["ranking"]):
+        found.append((draw.anomaly_ranking(ranking), f"{where}: which cases stand out, and by what."))
+        if "dice" in set(quality["quality"]):
+            picture = draw.anomaly_against_quality(_of(tables["anomaly"], ranking), cases)
+            found.append((picture, f"{where}: does anomaly warn of bad segmentations? Each dot is a case."))
+        for words, part in (("most", ranking.head(_SIDE_BY_SIDE)), ("least", ranking.tail(_SIDE_BY_SIDE)[::-1])):
+            row = [_thumbnail(study, case, links) for case in part.to_dict("records")]
+            galleries.append((f"{where}: the {words} anomalous cases (rows: targets, columns: methods)", row))
     return Panel(
         "Cases that stand out",
         "A case is anomalous where the model looks at other regions than in the other cases: a reason to look at it, not a "
         "finding. No case is scored by a forest that has seen it.",
         found,
-        galleries[: 2 * MOST_THUMBNAILS // (2 * _SHOWN)],
+        galleries[: MOST_THUMBNAILS // _SIDE_BY_SIDE],
         [
             table(tables["ranking"], "All cases, from most to least anomalous.", links),
             table(tables["anomaly"], "Both scores for every target.", links),
-            *([table(quality, "Does anomaly warn of bad segmentations? Spearman's rho with the agreement.")] if len(quality) else []),
+            *([table(quality, "Spearman's rho of anomaly with the agreement with the label.")] if len(quality) else []),
         ],
     )
 
@@ -111,7 +118,11 @@ def _bias(tables: Mapping[str, DataFrame]) -> Panel:
     bias = tables["bias"]
     made = int(bias["p"].notna().sum()) if len(bias) else 0
     text = f"{made} tests were made; q is the false discovery rate over all of them." if made else "No covariate could be tested."
-    return Panel("Bias", text, tables=[table(bias.sort_values("q", kind="stable"), "Every quantity against every covariate.")] if len(bias) else [])
+    return Panel(
+        "Bias",
+        text,
+        tables=[table(bias.sort_values("q", kind="stable"), "Every quantity against every covariate.")] if len(bias) else [],
+    )
 
 
 def _sides(tables: Mapping[str, DataFrame]) -> list[Panel]:
@@ -126,7 +137,11 @@ def _drift(tables: Mapping[str, DataFrame]) -> list[Panel]:
     drift = tables["drift"]
     if not len(drift):
         return []
-    return [Panel("Against the reference", "Mean share in the other cases (b) minus that in the reference (a).", tables=[table(drift, "")])]
+    return [
+        Panel(
+            "Against the reference", "Mean share in the other cases (b) minus that in the reference (a).", tables=[table(drift, "")]
+        )
+    ]
 
 
 def _cases(cases: DataFrame, links: Mapping[str, str]) -> Panel:
@@ -165,22 +180,31 @@ def _links(study: Study, done: Sequence[str]) -> dict[str, str]:
     return {case: page.as_posix() for case, page in pages.items() if (study.folder / page).exists()}
 
 
-def _verdicts(tables: Mapping[str, DataFrame]) -> list[str]:
-    """The findings in words: what was found, then what was looked for and not found."""
+_QUESTIONS = {
+    "anomaly_quality": "anomaly and agreement with the label",
+    "bias": "covariates",
+    "laterality": "left and right",
+    "drift": "difference from the reference",
+}
+
+
+def _verdicts(tables: Mapping[str, DataFrame], alpha: float) -> list[str]:
+    """The findings in words; of what was looked for and not found, in how many tests."""
     said = []
-    for name, question in (("anomaly_quality", "anomaly and agreement"), ("bias", "covariates"), ("laterality", "left and right"), ("drift", "drift")):
+    for name, question in _QUESTIONS.items():
         found = tables[name]
         if not len(found):
             continue
-        q = found["q"]
-        where = [" ".join(filter(None, (r["method"], r["layer"]))) + f", {r['target']}" for r in found.to_dict("records")]
-        hits = [f"{w}: {v}" for w, v, hit in zip(where, found["verdict"], q < 0.05, strict=True) if hit]
+        hits = found[found["q"] < alpha]
         few = int(found["verdict"].str.startswith("not enough").sum())
-        said += hits[:10]
+        said += [
+            f"{where}, {row['target']}: {row['verdict']}" for where, rows in _each(hits[:10]) for row in rows.to_dict("records")
+        ]
         if len(hits) > 10:
             said.append(f"... and {len(hits) - 10} more in the table on {question}")
-        if not hits:
-            said.append(f"{question}: no difference found in {int(q.notna().sum())} tests" + (f"; {few} more had not enough cases" if few else ""))
+        if not len(hits):
+            left = f"; {few} more had not enough cases" if few else ""
+            said.append(f"{question}: no difference found in {int(found['q'].notna().sum())} tests{left}")
     return said
 
 
