@@ -55,8 +55,8 @@ def part_of(output: Any, key: str | int) -> Any:
 
 
 def detached(part: Any) -> Any:
-    """A leaf of an output, out of the graph."""
-    return part.detach() if isinstance(part, Tensor) else part
+    """A leaf of an output, out of the graph and of torch's own kind (MONAI's MetaTensor is a subclass)."""
+    return part.detach().as_subclass(Tensor) if isinstance(part, Tensor) else part
 
 
 def called(index: int, classes: Sequence[str], kind: str) -> str:
