@@ -1,10 +1,13 @@
 """What all tests share: where the real data lies, one thread, and no clock in the property tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from browsing import browsing
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -27,3 +30,9 @@ def data_folder() -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    with browsing() as context:
+        yield context

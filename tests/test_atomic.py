@@ -271,3 +271,76 @@ def test_a_killed_process_leaves_no_folder_of_that_name(tmp_path, replace):
     with new_folder(path, replace=True) as folder:  # and it can be done again
         put(folder / "new", b"new")
     assert names(path) == ["new"]
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from radiolucent.io import atomic
+path, where = Path(sys.argv[1]), sys.argv[2]
+
+def stop(*_):
+    print("inside", flush=True)
+    time.sleep(60)
+
+if where == "between the renames":
+    rename = os.rename
+    os.rename = lambda a, b: stop() if Path(b) == path else rename(a, b)
+if where == "in a file":
+    os.replace = stop
+    atomic.put(path, b"new")
+with atomic.new_folder(path, replace=True) as folder:
+    atomic.put(folder / "new", b"new")
+    if where == "in a folder":
+        stop()
+"""
+
+
+def kill(path: Path, where: str) -> None:
+    """A process that writes to `path` and is killed on its way."""
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(path), where], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "inside\n"
+        child.send_signal(signal.SIGKILL)
+    assert child.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("where", ["in a folder", "between the renames", "in a file"])
+def test_the_next_write_to_a_name_sweeps_what_a_killed_process_left_of_it(tmp_path, where):
+    path = tmp_path / "ca[s]e*"
+    kill(path, where) if where != "between the renames" else fill(path, {"old": b""})
+    kill(path, where)
+    hidden = {name for name in names(tmp_path) if name.startswith(".")}
+    assert len(hidden) == (1 if where != "between the renames" else 2), "only the last one's: the second swept the first's"
+    fill(tmp_path / "ca[s]e*2", {"a": b""})  # another name: not its own
+    assert hidden <= set(names(tmp_path))
+    put(path, b"") if where == "in a file" else fill(path, {"a": b""})
+    assert names(tmp_path) == ["ca[s]e*", "ca[s]e*2"]
+
+
+def test_a_folder_of_which_only_the_hidden_old_one_is_left_stays_until_a_new_one_stands(tmp_path):
+    path = tmp_path / "case"
+    fill(path, {"old": b"precious"})
+    kill(path, "between the renames")
+    assert not path.exists()
+    with pytest.raises(RuntimeError):
+        fill(path, {"new": b""}, error=RuntimeError)
+    assert [p.read_bytes() for p in tmp_path.rglob("old")] == [b"precious"]
+
+
+@pytest.mark.parametrize("of", ["a living process", "another machine"])
+def test_what_may_still_be_written_to_is_not_swept(tmp_path, monkeypatch, of):
+    from radiolucent.io import atomic
+
+    path = tmp_path / "case"
+    if of == "another machine":
+        monkeypatch.setattr(atomic, "_machine", lambda: "00000000")
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        monkeypatch.setattr(os, "getpid", lambda: dead.pid)
+    temporary = atomic._beside(path, "tmp")
+    temporary.mkdir()
+    monkeypatch.undo()
+    fill(path, {"a": b""})
+    put(path / "a", b"")
+    assert temporary.is_dir()

@@ -9,10 +9,9 @@ import torch
 from conftest import REPOSITORY
 from torch import Tensor, nn
 from torch.nn import functional as F
-from worlds import Bright, ConvNet, convolution, image, relative, segmenter
+from worlds import Bright, ConvNet, convolution, edited, image, relative, segmenter
 
 from radiolucent import BadInput, Logits, Region, Volume, explain
-from radiolucent.hooks import editing
 from radiolucent.methods import AblationCAM, ScoreCAM
 from radiolucent.protocols import Method
 
@@ -137,7 +136,7 @@ def test_ablation_cam_of_a_region_behind_a_residual(axes: int) -> None:
         S, truth = targets(net(x)), torch.zeros(2, 2, 1, *x.shape[2:])
         for k in range(A.shape[1]):
             zeroed = torch.ones(A.shape[1]).index_fill(0, torch.tensor(k), 0).reshape(-1, *[1] * axes)
-            with editing(net, {"second": lambda output, zeroed=zeroed: output * zeroed}):
+            with edited(net, "second", lambda output, zeroed=zeroed: output * zeroed):
                 S_k = targets(net(x))
             truth += ((S - S_k) / S.abs()).reshape(2, 2, *[1] * (axes + 1)) * A[:, k : k + 1]
     assert relative(AblationCAM("second", relu=False)(net, x, targets), truth) <= 1e-5

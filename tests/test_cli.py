@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from radiolucent.cli import main
+
 DEMO = Path(__file__).resolve().parents[1] / "src" / "radiolucent" / "demo"
 MODEL = DEMO / "hippocampus"
 SCAN = DEMO / "icbm152-hippocampus.nii.gz"
@@ -114,6 +116,32 @@ def test_wrong_usage_is_refused_before_any_work(tmp_path: Path, arguments: list[
     assert message in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "samples=0", "--method", "rise"], "samples as a whole number >= 1; got 0"),
+        (["--set", "layer=nowhere"], "the name of a layer; got 'nowhere'"),
+        (["--set", "of=times", "--method", "smooth-grad"], "all fields of times"),
+        (["--set", "tokens=nowhere", "--method", "attention-rollout"], "the name of a layer; got 'nowhere'"),
+        (["--parcellation", "nowhere.nii.gz"], "nowhere.nii.gz"),
+        (["--parcellation", "scan.nii.gz", "--names", "scan.nii.gz"], "a table of names"),
+    ],
+    ids=lambda v: v[-1] if isinstance(v, list) else "",
+)
+def test_what_no_scan_can_mend_is_refused_before_the_first(
+    tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: the exit code and words of `main`."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SCAN, "scan.nii.gz")
+    monkeypatch.setattr(sys, "argv", ["radiolucent", "explain", "scan.nii.gz", "--model", str(MODEL), "--out", "out", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    assert message in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["scan.nii.gz"]
 
 
 def test_results_are_not_overwritten_unasked(tmp_path: Path) -> None:
@@ -240,3 +268,23 @@ def test_help_and_version_need_no_torch(tmp_path: Path) -> None:
     code += "assert not {'torch', 'monai', 'matplotlib', 'nibabel'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True).returncode == 0
     assert radiolucent("--version", cwd=tmp_path).stdout.strip().count(".") == 2
+
+
+def test_a_long_method_shows_how_far_it_is_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.console import Console
+
+    from radiolucent.cli.terminal import progress
+    from radiolucent.methods.watching import tell
+
+    monkeypatch.setattr(Console, "is_terminal", True)
+    with progress(1, quiet=False) as (say, _):
+        tell(0, 40)
+        tell(30, 40)
+        say("a line, with which the bars are drawn")
+    tell(35, 40)
+    said = capsys.readouterr()
+    assert "30 of 40 copies scored" in said.err
+    assert "35 of 40" not in said.err
+    assert not said.out

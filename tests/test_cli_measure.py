@@ -60,9 +60,13 @@ def test_what_explain_writes_can_be_measured(tmp_path: Path) -> None:
     methods = ("--method", "hires-cam", "--method", "gradient", "--target", 1, "--target", 2)
     assert radiolucent("explain", SCAN, "--model", MODEL, *methods, "--out", "out", cwd=tmp_path).returncode == 0
     mask = tmp_path / "out" / "icbm152-hippocampus" / "segmentation.nii.gz"
-    done = radiolucent(
-        "measure", "out", "--mask", mask, "--metric", "average-precision", "--out", "s.parquet", "--json", cwd=tmp_path
-    )
+    arguments = ("measure", "out", "--mask", mask, "--metric", "average-precision", "--json")
+    done = radiolucent(*arguments, "--out", "own.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    means = json.loads(done.stdout)["means"]
+    pairs = [("anterior hippocampus", 1, "anterior hippocampus"), ("posterior hippocampus", 2, "posterior hippocampus")]
+    assert [(row["target"], row["label"], row["region"]) for row in means] == 2 * pairs
+    done = radiolucent(*arguments, "--all-pairs", "--out", "s.parquet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["cases"] == [{"case": "icbm152-hippocampus", "status": "done"}]

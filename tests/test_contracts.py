@@ -1,8 +1,9 @@
 """Contracts: what every method owes to the model, to the caller and to itself. A method's line in METHODS covers it."""
 
+import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -211,6 +212,46 @@ def test_bad_settings_are_refused_with_what_is_valid() -> None:
     for message, values in refused.items():
         with pytest.raises(BadInput, match=message):
             from_dict(values)
+
+
+IMPOSSIBLE = {
+    "int": (-1, 2.5, float("nan"), "three", True, None, 2**70),
+    "int | tuple[int, ...]": (0, -1, (4, 0), (), 2.5, "three", None),
+    "float": (-0.1, float("nan"), float("inf"), "three", True, None),
+}
+
+
+@every_method
+def test_an_impossible_number_is_refused_when_the_method_is_made(name: str) -> None:
+    method = small(name)
+    for field in fields(method):
+        for value in IMPOSSIBLE.get(field.type, ()):
+            if (field.name, value) != ("seed", -1):
+                with pytest.raises(BadInput, match=f"expected .*{field.name}.*; got {re.escape(repr(value))}"):
+                    replace(method, **{field.name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value", "message"),
+    [
+        ("smooth-grad", "samples", 0, "samples as a whole number >= 1; got 0. 25 is the default"),
+        ("integrated-gradients", "steps", 0, "steps as a whole number >= 1"),
+        ("expected-gradients", "samples", 0, "samples as a whole number >= 1"),
+        ("rise", "samples", 0, "samples as a whole number >= 1"),
+        ("rise", "shown", 0.0, "0 < shown <= 1; got 0.0"),
+        ("rise", "shown", 2.0, "0 < shown <= 1; got 2.0"),
+        ("occlusion", "window", 0, "window as a whole number >= 1, or one for each axis; got 0"),
+        *[(name, "baseline", "black", "baseline among zero, .*got 'black'") for name in ("occlusion", "rise", "score-cam")],
+        ("integrated-gradients", "baseline", 3, "baseline among zero, .*got 3"),
+        ("lrp", "composite", "alpha", "composite among epsilon, epsilon-plus, epsilon-gamma; got 'alpha'"),
+        ("lrp", "first", "zb", "first among same, flat, w2, box; got 'zb'"),
+    ],
+)
+def test_a_setting_without_a_meaning_is_refused_when_the_method_is_made(
+    name: str, setting: str, value: object, message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        METHODS[name](**{setting: value})
 
 
 def test_settings_come_as_text_from_the_command_line() -> None:

@@ -86,5 +86,3 @@ def test_references_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         assert came in str(error.value)
     with pytest.raises(BadInput, match=r"as references a .npy file \(n, 1, 8, 12\), or a baseline among zero.*got 'mena'"):
         ExpectedGradients("mena")(net, x, Logits(0))
-    with pytest.raises(BadInput, match="samples >= 1"):
-        ExpectedGradients(samples=0)(net, x, Logits(0))

@@ -15,6 +15,7 @@ from worlds import Bright, ConvNet, Returns, classifier, convolution, segmenter
 
 from radiolucent import BadInput, Explanation, Logits, Outputs, Preprocessing, Region, Volume, explain, predict, read
 from radiolucent.methods import (
+    ExpectedGradients,
     GradCAM,
     Gradient,
     GuidedBackprop,
@@ -250,10 +251,10 @@ def test_several_methods_share_one_pass_and_equal_each_alone() -> None:
 def test_a_method_that_fails_does_not_take_the_others_along() -> None:
     prediction = predict(Bright(3), Volume(np.asarray(scan().dataobj)[None]))
     failures: list[tuple[Method, BadInput]] = []
-    methods: list[Method] = [Gradient(), HiResCAM("nowhere"), IntegratedGradients(0), GuidedBackprop(), GradCAM("act")]
+    methods: list[Method] = [Gradient(), HiResCAM("nowhere"), ExpectedGradients("nowhere.npy"), GuidedBackprop(), GradCAM("act")]
     found = prediction.explain(methods, Logits(0), failed=lambda method, error: failures.append((method, error)))
     assert [e.method for e in found] == [Gradient(), GuidedBackprop(), GradCAM("act")]
-    assert {method for method, _ in failures} == {HiResCAM("nowhere"), IntegratedGradients(0)}
+    assert {method for method, _ in failures} == {HiResCAM("nowhere"), ExpectedGradients("nowhere.npy")}
     assert all(isinstance(error, BadInput) for _, error in failures)
     with pytest.raises(BadInput, match="the name of a layer; got 'nowhere'"):
         prediction.explain([Gradient(), HiResCAM("nowhere"), GuidedBackprop()], Logits(0))

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from worlds import ByHand, ConvNet, Mean, Returns, classifier, convolution, image, relative, segmenter
 
 from radiolucent import BadInput, Logits, Outputs, Region, layers
-from radiolucent.hooks import INPUT, editing, evaluating, last_layer, look, relus, rewriting, tap
+from radiolucent.hooks import INPUT, evaluating, last_layer, look, relus, rewriting, tap
 from radiolucent.methods import GradCAM, Gradient, GuidedBackprop, HiResCAM, InputXGradient, LayerCAM, first_order
 
 TRIED = [Gradient(), GuidedBackprop(), HiResCAM("conv2"), LayerCAM("conv1")]
@@ -32,12 +32,11 @@ def test_a_tap_keeps_what_the_layer_said_and_its_gradient() -> None:
     net, x = ConvNet(2, "inplace").eval(), image(2)
     with evaluating(net), tap(net, ["conv1", INPUT, "conv2"]) as taps:
         score = net(taps.input(x))[:, 1].sum()
-        kept = taps.outputs()
+        kept = {name: taps[name] for name in ("conv1", INPUT, "conv2")}
         gradients = torch.autograd.grad(score, list(kept.values()))
     with torch.no_grad():
         conv1 = net.conv1(x)
         conv2 = net.conv2(net.pool(conv1.relu()))
-    assert list(kept) == ["conv1", INPUT, "conv2"]
     for found, truth in zip(kept.values(), (conv1, x, conv2), strict=True):
         assert torch.equal(found.detach(), truth)
     point = x.clone().requires_grad_()
@@ -548,47 +547,6 @@ def test_torchscript_has_gradients_but_no_layers(make: str) -> None:
         GuidedBackprop()(whole, x, Logits(0))
 
 
-# ---- editing
-
-
-def test_editing_replaces_an_output_and_only_inside() -> None:
-    net, x = ConvNet(2, "reused").eval(), image(2)
-    with torch.no_grad():
-        before = net(x)
-        with editing(net, {"conv2": torch.zeros_like}):
-            assert torch.equal(net(x), net.head.bias.expand(2, -1))
-        with editing(net, {"act1#1": torch.zeros_like}):
-            assert torch.equal(net(x), net.head.bias.expand(2, -1))
-        with editing(net, {"act1#0": torch.zeros_like}):
-            pooled = net.pool(torch.zeros(2, 6, 12, 16))
-            assert torch.equal(net(x), net.head(net.conv2(pooled).relu().flatten(2).mean(-1)))
-        assert torch.equal(net(x), before)
-
-
-def test_an_edit_that_never_happened_is_an_error() -> None:
-    net, x = ConvNet(2, "reused").eval(), image(2)
-    for name in ("act2", "act1#2"):
-        with (
-            pytest.raises(BadInput, match=f"layer '{name}' to run in the forward pass; got no call"),
-            editing(net, {name: torch.relu}),
-        ):
-            net(x)
-    with pytest.raises(BadInput, match="Close to it: conv"), editing(net, {"conv3": torch.relu}):
-        pass
-    with pytest.raises(ZeroDivisionError), editing(net, {"conv1": torch.relu}):
-        raise ZeroDivisionError
-    assert not net.conv1._forward_hooks
-
-
-def test_an_edit_of_a_tuple_is_refused() -> None:
-    net = Returns(nn.Sequential(Returns(nn.Conv2d(1, 2, 3), "tuple")), "list")
-    with (
-        pytest.raises(BadInput, match=r"a tensor as the output of layer 'network.0'; got tuple"),
-        editing(net, {"network.0": torch.relu}),
-    ):
-        net(image(2))
-
-
 # ---- rewriting
 
 FORMS = {
@@ -729,9 +687,6 @@ def test_contexts_nest() -> None:
         assert net.conv1.weight.requires_grad
         assert not net.training
     assert net.training
-    with editing(net, {"conv1": torch.zeros_like}), tap(net, ["conv2"]) as taps:
-        net(x)
-        assert torch.equal(taps["conv2"].detach(), net.conv2.bias.detach()[:, None, None].expand(2, 8, 6, 8))
 
 
 # ---- layers

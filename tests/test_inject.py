@@ -328,7 +328,8 @@ def test_masks_measure_the_maps_of_each_call(tmp_path: Path) -> None:
     with torch.no_grad(), injected.named("a", "b"):
         assert torch.equal(injected(x, mask=labels), net(x))
     rows = injected.scores.rows()
-    assert len(rows) == 2 * 2 * 2 * 2 * 2  # layers, targets, items, labels, metrics
+    assert len(rows) == 2 * 2 * 2 * 2  # layers, targets, items, metrics: each target at its own label
+    assert all(row["target"] == f"label {row['label']}" for row in rows)
     found = {(r["case"], r["layer"], r["target"], r["label"]): r["value"] for r in rows if r["metric"] == "energy-pointing-game"}
     relevance = injected.maps.on_input("hires-cam at norm")[1, 1, 0].relu()
     share = relevance[labels[1] == 2].sum() / relevance.sum()
@@ -340,6 +341,12 @@ def test_masks_measure_the_maps_of_each_call(tmp_path: Path) -> None:
         "norm",
         "second",
     ]
+    pairs = rl.inject(net, "hires-cam", layer="norm", target=[1, 2], metrics=["iou"], all_pairs=True)
+    pairs(x, mask=labels)
+    assert {(row["target"], row["label"]) for row in pairs.scores.rows()} == {(f"label {t}", l) for t in (1, 2) for l in (1, 2)}
+    other = rl.inject(net, "hires-cam", layer="norm", target=rl.Region(2), metrics=["iou"])
+    other(x, mask=labels)
+    assert {row["label"] for row in other.scores.rows()} == {2}
     injected.scores.save(tmp_path)
     assert (tmp_path / "scores.xlsx").exists()
     assert (tmp_path / "scores.png").exists()

@@ -453,20 +453,6 @@ def test_a_rule_for_the_image_needs_a_layer_that_reads_it() -> None:
         LRP(first="box")(net, picture(), Outputs(0))
 
 
-@pytest.mark.parametrize(
-    ("method", "message"),
-    [
-        (LRP("alpha"), "a composite among epsilon, epsilon-plus, epsilon-gamma; got 'alpha'"),
-        (LRP(first="zb"), "a rule for the first layer among same, flat, w2, box; got 'zb'"),
-        (LRP(epsilon=-1.0), "epsilon >= 0 and gamma >= 0; got -1.0 and 0.25"),
-        (LRP(gamma=float("nan")), "epsilon >= 0 and gamma >= 0"),
-    ],
-)
-def test_bad_settings_are_refused(method: LRP, message: str) -> None:
-    with pytest.raises(BadInput, match=message):
-        method(classifier(2), image(2), Logits(0))
-
-
 # ---- cost
 
 

@@ -329,9 +329,11 @@ def test_row_17_without_a_world_shapes_must_agree() -> None:
 
 def test_row_18_an_empty_mask_has_no_score() -> None:
     R = np.random.default_rng(0).random((1, 4, 5, 6), np.float32)
-    for rows in (measure(Volume(R), Volume(np.zeros(R.shape, np.int32))), measure(Volume(R), Volume((R > 0.5) * 1), labels=[7])):
+    empty = measure(Volume(R), Volume(np.zeros(R.shape, np.int32)))
+    other = measure(Volume(R), Volume((R > 0.5) * 1), labels=[7])
+    for rows, reason in ((empty, "the mask is empty"), (other, "label 7 is not in the mask")):
         assert len(rows) == len(METRICS)
-        assert all(np.isnan(row["value"]) and row["reason"] == "the mask is empty" for row in rows)
+        assert all(np.isnan(row["value"]) and row["reason"] == reason for row in rows)
 
 
 def test_what_has_no_value_says_why() -> None:

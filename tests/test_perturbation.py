@@ -12,8 +12,19 @@ from torch.nn import functional as F
 from worlds import Bright, ConvNet, Linear, Returns, image, relative, segmenter
 
 from radiolucent import BadInput, InputWarning, Logits, Outputs, Region
-from radiolucent.methods import RISE, AblationCAM, Occlusion, ScoreCAM, as_dict, from_dict
+from radiolucent.methods import (
+    RISE,
+    AblationCAM,
+    ExpectedGradients,
+    IntegratedGradients,
+    Occlusion,
+    ScoreCAM,
+    SmoothGrad,
+    as_dict,
+    from_dict,
+)
 from radiolucent.methods.perturbation import in_chunks, score
+from radiolucent.methods.watching import watched
 from radiolucent.protocols import Method
 from radiolucent.targets import Select
 
@@ -88,24 +99,15 @@ def test_occlusion_finds_a_planted_lesion_in_3d() -> None:
 
 
 WRONG = [
-    (Occlusion(0), "window as a number >= 1, or one for each of the 2 axes; got 0"),
-    (Occlusion((4, 4, 4)), r"window as a number >= 1, or one for each of the 2 axes; got \(4, 4, 4\)"),
-    (Occlusion(4, (0, 1)), "stride as a number >= 1"),
+    (Occlusion((4, 4, 4)), r"window as one number, or one for each of the 2 axes; got \(4, 4, 4\)"),
     (Occlusion(13), "a window within the image; got .*13, 13.* for a grid .*12, 16"),
     (Occlusion(4, 5), r"a stride of at most the window; got \(5, 5\) and \(4, 4\)"),
-    (Occlusion(4, 2, batch=-1), "batch >= 1, or 0 for a number that fits; got -1"),
-    (Occlusion(4, 2, baseline="black"), "a baseline among zero, .*; got 'black'"),
-    (RISE(0), "samples >= 1 and 0 < shown <= 1; got 0 and 0.5"),
-    (RISE(shown=0.0), "samples >= 1 and 0 < shown <= 1; got 4000 and 0.0"),
-    (RISE(cells=0), "cells as a number >= 1"),
-    (RISE(cells=(3, 3, 3)), "cells as a number >= 1, or one for each of the 2 axes"),
-    (ScoreCAM("conv2", batch=-1), "batch >= 1"),
-    (AblationCAM("conv2", batch=-1), "batch >= 1"),
+    (RISE(cells=(3, 3, 3)), "cells as one number, or one for each of the 2 axes"),
 ]
 
 
 @pytest.mark.parametrize(("method", "message"), WRONG, ids=[repr(method) for method, _ in WRONG])
-def test_settings_without_a_meaning_are_refused(method: Method, message: str) -> None:
+def test_settings_that_do_not_fit_the_image_are_refused(method: Method, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         method(ConvNet(2).eval(), image(2), Logits(0))
 
@@ -383,3 +385,55 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 @pytest.mark.parametrize("size", [1, 3, 5, 9])
 def test_chunks_cover_everything_once(size: int) -> None:
     assert [i for which, made in in_chunks(5, size, list) for i in made] == list(range(5))
+
+
+# ---- whoever watches
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [
+        (Occlusion(8, 8, batch=1), [0, 1, 2, 3, 4]),
+        (RISE(10, 3, batch=4), [0, 4, 8, 10]),
+        (SmoothGrad(samples=5, batch=2), [0, 2, 4, 5]),
+        (SmoothGrad(Occlusion(8, 8), samples=3, batch=1), [0, 1, 2, 3]),
+        (IntegratedGradients(3, batch=3), [0, 3]),
+        (ExpectedGradients(samples=2, batch=1), [0, 1, 2]),
+    ],
+    ids=repr,
+)
+def test_whoever_watches_hears_how_far_it_is(method: Method, steps: list[int]) -> None:
+    heard: list[tuple[int, int]] = []
+    net, x = ConvNet(2).eval(), image(2, batch=1, size=16)[..., :16, :16]
+    with watched(lambda done, total: heard.append((done, total))):
+        method(net, x, Logits(0))
+    assert heard == [(done, steps[-1]) for done in steps]
+    method(net, x, Logits(0))
+    assert len(heard) == len(steps), "nobody watches any more"
+
+
+def test_channels_and_halved_chunks_are_counted_once() -> None:
+    heard: list[int] = []
+    with watched(lambda done, total: heard.append(done)):
+        ScoreCAM("conv2", batch=2)(ConvNet(2).eval(), image(2), Logits(0))
+        assert heard[0] == 0
+        assert heard == sorted(set(heard))
+        heard.clear()
+
+        def full(which: range) -> int:
+            if len(which) > 2:
+                raise torch.OutOfMemoryError("full")
+            return 0
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
+            list(in_chunks(5, 4, full))
+    assert heard == [0, 2, 4, 5]
+
+
+def test_what_watches_is_gone_after_an_error() -> None:
+    heard: list[int] = []
+    with pytest.raises(BadInput), watched(lambda done, total: heard.append(done)):
+        Occlusion(99)(ConvNet(2).eval(), image(2), Logits(0))
+    Occlusion(8, 8)(ConvNet(2).eval(), image(2), Logits(0))
+    assert heard == []

@@ -8,10 +8,10 @@ from test_contracts import disturb, state
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from worlds import RELU_STYLES, Breaks, ConvNet, Mean, Returns, Segmenter, classifier, image, relative, segmenter
+from worlds import RELU_STYLES, Breaks, ConvNet, Mean, Returns, Segmenter, classifier, edited, image, relative, segmenter
 
 from radiolucent import BadInput, layers
-from radiolucent.hooks import editing, evaluating, replaying, tap
+from radiolucent.hooks import evaluating, replaying, tap
 
 both_axes = pytest.mark.parametrize("axes", [2, 3])
 
@@ -31,7 +31,7 @@ def agrees(net: nn.Module, x: Tensor, layer: str) -> None:
             assert torch.equal(replay.value, own)
         truth = []
         for other in others:
-            with editing(net, {layer: lambda output, other=other: other.clone()}):
+            with edited(net, layer, lambda output, other=other: other.clone()):
                 truth.append(net(x.clone()))
     assert not torch.allclose(truth[0], plain), "this layer does not matter"
     assert torch.equal(one, truth[0])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from pyarrow import parquet
-from worlds import ConvNet, image
+from worlds import ConvNet, Segmenter, image
 
 from radiolucent import io
 from radiolucent.errors import BadInput
@@ -57,6 +57,25 @@ def test_rows_say_what_they_are_about() -> None:
     first = rows[0]
     assert (first["case"], first["method"], first["layer"], first["target"], first["label"]) == ("a", "grad-cam", "late", "one", 1)
     assert first["value"] == pytest.approx(1 / 1.5)
+
+
+def test_a_segmentation_s_target_is_measured_at_its_own_label_under_the_class_s_name() -> None:
+    def found(**options: object) -> set[tuple[str, int, str]]:
+        scores, about = Scores(), {"labels": [2, 1], "label_names": ["background", "head", "tail"]}
+        scores.measure("a", explanation(GradCAM("late"), 0.5, **about), Volume(MASK, AFFINE), metrics=["iou"], **options)
+        return {(row["target"], row["label"], row["region"]) for row in scores.rows()}
+
+    assert found() == {("one", 2, "tail"), ("two", 1, "head")}
+    everything = {("one", 1, "head"), ("one", 2, "tail"), ("two", 1, "head"), ("two", 2, "tail")}
+    assert found(all_pairs=True) == everything
+    assert found(labels=[1]) == {("one", 1, "head"), ("two", 1, "head")}
+    assert found(names={1: "x", 2: "y"}) == {("one", 2, "y"), ("two", 1, "x")}
+
+
+def test_an_own_label_that_the_mask_lacks_says_so() -> None:
+    scores = Scores()
+    scores.measure("a", explanation(GradCAM("late"), 0.5, labels=[5, 1]), Volume(MASK, AFFINE), metrics=["iou"])
+    assert [row["reason"] for row in scores.rows()] == ["label 5 is not in the mask", ""]
 
 
 def test_means_over_cases_in_the_order_of_the_layers() -> None:
@@ -115,8 +134,8 @@ def test_the_plot_shows_means_and_intervals_in_order() -> None:
         for i, layer in reversed(list(enumerate(layers)))
         if (method, i) != ("y", 60)
     ]
-    figure = by_depth(rows, layers, ["method", "target"])
-    assert [axis.get_title("left") for axis in figure.axes] == ["iou", "auroc"]
+    figure = by_depth(rows, layers, ["method"], ["target"])
+    assert [axis.get_ylabel() for axis in figure.axes] == ["iou", "auroc"]
     x, y = figure.axes[0].lines
     np.testing.assert_allclose(x.get_ydata(), np.arange(120) / 120)
     assert np.flatnonzero(np.isnan(np.asarray(y.get_ydata()))).tolist() == [60]
@@ -125,8 +144,38 @@ def test_the_plot_shows_means_and_intervals_in_order() -> None:
     band = figure.axes[1].collections[0].get_paths()[0].vertices
     assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(-0.1), pytest.approx(119 / 120 + 0.1))
     names = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert names[:2] == ["block.0", "block.1"]
+    many = by_depth(rows, layers, ["method"], ["metric"])  # two columns have less room
+    names = [label.get_text() for label in many.axes[-1].get_xticklabels()]
     assert names[:2] == ["block.0", "block.2"]
-    assert len(names) == 60
+
+
+def row(method: str, layer: str, target: str = "t", mean: float = 0.5) -> dict[str, object]:
+    about = {"method": method, "settings": f"of {method}", "layer": layer, "target": target, "region": target}
+    return {**about, "metric": "iou", "mean": mean, "low": mean - 0.1, "high": mean + 0.2}
+
+
+def test_each_target_has_its_column_and_a_method_on_the_input_stands_beside_the_layers() -> None:
+    rows = [row("cam", layer, t, 0.5) for layer in ("a", "b") for t in ("x", "y")]
+    rows += [row("gradient", "", t, m) for t, m in (("x", 0.3), ("y", 0.7))]
+    figure = by_depth(rows, ["", "a", "b"], ["method", "settings"], ["target", "region"])
+    assert [axis.get_title() for axis in figure.axes] == ["x", "y"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cam"]
+    for axis, height in zip(figure.axes, (0.3, 0.7), strict=True):
+        assert [label.get_text() for label in axis.get_xticklabels()] == ["gradient", "a", "b"]
+        (bar,) = axis.patches
+        assert (bar.get_x() + bar.get_width() / 2, bar.get_height()) == (pytest.approx(0), pytest.approx(height))
+        (line,) = (line for line in axis.lines if line.get_label() == "cam")
+        assert list(line.get_xdata()) == [1, 2]
+
+
+def test_of_many_targets_and_methods_the_best_are_drawn_and_that_is_said() -> None:
+    rows = [row(f"m{m}", layer, f"t{t}", t / 10 + m / 1000) for m in range(10) for t in range(7) for layer in "ab"]
+    figure = by_depth(rows, ["a", "b"], ["method", "settings"], ["target", "region"])
+    assert [axis.get_title() for axis in figure.axes] == ["t3", "t4", "t5", "t6"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"m{m}" for m in range(2, 10)]
+    said = figure.legends[0].get_title().get_text()
+    assert said.startswith("the 4 of 7 with the highest iou by target; all are in the table; the 8 of 10")
 
 
 def test_any_text_can_stand_in_the_plot() -> None:
@@ -205,6 +254,19 @@ def test_an_injected_model_s_maps(tmp_path: Path) -> None:
     assert scores.layers == ["conv1", "conv2"]
     assert {row["method"] for row in scores.rows()} == {"hires-cam"}
     assert len({row["target"] for row in scores.rows()}) == len({row["case"] for row in scores.rows()}) == 2
+    segmenter = inject(Segmenter(3), "hires-cam", layer="norm", target=[1, 2], output_dir=tmp_path / "seg")
+    segmenter(x)
+    maps = find_maps([tmp_path / "seg"])
+    assert {(m.target, m.label) for m in maps} == {("label 1", 1), ("label 2", 2)}
+    mask[:, 4:] = 2
+    np.save(tmp_path / "mask.npy", mask[0])
+    for all_pairs, pairs in (
+        (False, {("label 1", 1), ("label 2", 2)}),
+        (True, {(f"label {t}", l) for t in (1, 2) for l in (1, 2)}),
+    ):
+        masks = pair([m.case for m in maps], [tmp_path / "mask.npy"])
+        scores, _ = evaluate(maps, masks, metrics=["auroc"], all_pairs=all_pairs)
+        assert {(row["target"], row["label"]) for row in scores.rows()} == pairs
     (tmp_path / "maps" / "maps.csv").write_text("name,map\na,b\n")
     with pytest.raises(BadInput, match=r"a list of maps in .*maps.csv"):
         find_maps([tmp_path / "maps"])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -303,3 +308,19 @@ def relative(found: Tensor, truth: Tensor) -> float:
     assert found.shape == truth.shape, (found.shape, truth.shape)
     assert truth.abs().max() > 0
     return float((found - truth).abs().max() / truth.abs().max())
+
+
+@contextmanager
+def edited(net: nn.Module, layer: str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While inside, the layer gives edit(output); `name#1` is its second run only."""
+    name, _, wanted = layer.partition("#")
+    runs = itertools.count()
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return edit(output) if wanted in ("", str(next(runs))) else output
+
+    handle = net.get_submodule(name).register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

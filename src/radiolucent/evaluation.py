@@ -16,7 +16,7 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Explanation
 from radiolucent.io.nifti import SUFFIXES as NIFTI
 from radiolucent.metrics import METRICS, measure
-from radiolucent.scores import Scores
+from radiolucent.scores import Scores, at_own_label
 from radiolucent.volume import Volume
 
 _LIST = "maps.csv"  # what an injected model writes
@@ -35,6 +35,7 @@ class Map:
     method: str = ""
     layer: str = ""
     target: str = ""
+    label: int | None = None
 
 
 def find_maps(paths: Sequence[Path]) -> list[Map]:
@@ -65,14 +66,15 @@ def find_maps(paths: Sequence[Path]) -> list[Map]:
 
 
 def _listed(folder: Path) -> list[Map]:
-    """What injection.Maps.save wrote: columns name, map ("method at layer"), target, file."""
+    """What injection.Maps.save wrote: columns name, map ("method at layer"), target, label, file."""
     found = []
     try:
         with (folder / _LIST).open(newline="", encoding="utf-8") as table:
             for row in csv.DictReader(table):
                 method, _, layer = row["map"].partition(" at ")
-                found.append(Map(row["name"], folder / row["file"], method, layer, row["target"]))
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
+                label = int(row["label"]) if row.get("label") else None
+                found.append(Map(row["name"], folder / row["file"], method, layer, row["target"], label))
+    except (OSError, ValueError, csv.Error, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"a list of maps in {folder / _LIST}", f"{error!r}", "Is it the table of an injected model?") from None
     if not found:
         raise BadInput(f"a list of maps in {folder / _LIST}", "no rows", "Is it the table of an injected model?")
@@ -138,11 +140,13 @@ def evaluate(
     *,
     say: Callable[[str], None] = lambda text: None,
     step: Callable[[], None] = lambda: None,
+    all_pairs: bool = False,
     **options: Any,
 ) -> tuple[Scores, dict[str, Exception]]:
     """Scores of all maps, and the cases that failed with their reason; of those, nothing is kept.
 
-    `options` are those of `radiolucent.metrics.measure`.
+    A segmentation's target is measured at its own label, and with `all_pairs` at all of them. `options` are those of
+    `radiolucent.metrics.measure`.
     """
     scores, failed = Scores(), {}
     for case in dict.fromkeys(m.case for m in maps):
@@ -152,9 +156,9 @@ def evaluate(
             mask = io.read_labels(masks[case])
             for found in (m for m in maps if m.case == case):
                 if found.path.is_dir():
-                    own.measure(case, Explanation.load(found.path), mask, **options)
+                    own.measure(case, Explanation.load(found.path), mask, all_pairs=all_pairs, **options)
                 else:
-                    rows = measure(_read(found.path), mask, **options)
+                    rows = measure(_read(found.path), mask, **at_own_label(found.label, all_pairs, options))
                     own.add(rows, case=case, method=found.method, layer=found.layer, target=found.target)
             scores.take(own)
         except Exception as error:  # one case must not take the others along

@@ -18,6 +18,15 @@ GROUP = ("method", "settings", "layer", "target", "label", "region", "metric")
 """What a mean is over the cases of."""
 
 
+Names = Mapping[int, str] | None
+
+
+def at_own_label(label: int | None, all_pairs: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `measure` with the target's own label as the only one, unless others are asked for."""
+    asked = all_pairs or options.get("labels") is not None
+    return dict(options) if asked or not label else {**options, "labels": [label]}
+
+
 class Scores:
     """Collects what `measure` gives for map after map.
 
@@ -47,12 +56,23 @@ class Scores:
         about = {"case": case, "method": method, "settings": settings, "layer": layer, "target": target}
         self._rows += [about | dict(row) for row in rows]
 
-    def measure(self, case: str, explanation: Explanation, mask: Volume, **options: Any) -> None:
-        """Measure all targets of an explanation against one mask; `options` are those of `radiolucent.metrics.measure`."""
+    def measure(
+        self, case: str, explanation: Explanation, mask: Volume, *, all_pairs: bool = False, names: Names = None, **options: Any
+    ) -> None:
+        """Measure all targets of an explanation against one mask; `options` are those of `radiolucent.metrics.measure`.
+
+        A segmentation's target is measured at its own label, and with `all_pairs`, or where `labels` are given, at all
+        of them; the regions have the names of the model's classes. Other targets are measured at all labels.
+        """
         method, settings, layer = titles(explanation.method)
-        depth = explanation.provenance.get("depth")
-        for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
-            rows = measure(relevance, mask, **options)
+        about = explanation.provenance
+        known = dict(enumerate(about.get("label_names", ())))
+        own = about.get("labels", [None] * len(explanation.targets))
+        depth = about.get("depth")
+        for target, relevance, label in zip(explanation.targets, explanation.relevance, own, strict=True):
+            rows = measure(relevance, mask, names=names, **at_own_label(label, all_pairs, options))
+            if names is None:
+                rows = [row | {"region": known.get(row["label"], row["region"])} for row in rows]
             self.add(rows, case=case, method=method, settings=settings, layer=layer, target=target, depth=depth)
 
     def take(self, others: Scores) -> None:
@@ -101,4 +121,4 @@ class Scores:
         from radiolucent.report.depth import by_depth
         from radiolucent.report.figures import png
 
-        return [io.put(path, png(by_depth(known, self.layers, ("method", "settings", "target", "region")), dpi=120))]
+        return [io.put(path, png(by_depth(known, self.layers, ("method", "settings"), ("target", "region")), dpi=120))]

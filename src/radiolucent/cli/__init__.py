@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from radiolucent.cli.measure import measure, metrics
+from radiolucent.cli.study import app as study
 from radiolucent.cli.terminal import progress, reason, table
 
 app = typer.Typer(
@@ -71,8 +72,9 @@ def explain(
     from radiolucent.case import Plan, explain_case
     from radiolucent.errors import BadInput
     from radiolucent.hooks.taps import module_of
-    from radiolucent.methods import default_method, from_settings
+    from radiolucent.methods import default_method, from_settings, named_layers
     from radiolucent.models import Preprocessing
+    from radiolucent.parcellation import Parcellation
 
     network, card = _load(model, weights, trust_model)
     if part is not None:
@@ -94,11 +96,11 @@ def explain(
         print("note: the model says nothing of preprocessing: values and axes go in as they are stored", file=sys.stderr)
     for wanted in target:
         card.index(wanted)
-    for name in layer:
-        if name not in ("auto", "full"):
-            module_of(network, name)
+    for name in (name for m in plan.methods for name in named_layers(m)):
+        module_of(network, name)
     if names and not parcellation:
         raise BadInput("--names with --parcellation", "--names alone", "Give the label image too, or leave the names out.")
+    regions = Parcellation.read(parcellation, names) if parcellation else None
     place = model.partition(":")[2] if model.startswith(("nnunet:", "bundle:")) else model
     inputs = [*images, *(Path(p) for p in (place, weights, parcellation, names) if p)]
     cases = _cases(images, out, overwrite, inputs)
@@ -106,7 +108,7 @@ def explain(
     with progress(len(cases), as_json) as (say, step):
         for image, folder in cases:
             try:
-                summary = explain_case(image, folder, network, card, plan, overwrite=overwrite, say=say)
+                summary = explain_case(image, folder, network, card, plan, regions, overwrite=overwrite, say=say)
                 done.append({"status": "done", **summary})
             except Exception as error:  # one case must not take the others along
                 done.append({"case": folder.name, "status": "failed", "reason": reason(error)})
@@ -200,6 +202,7 @@ def demo(
 
 app.command()(measure)
 app.command()(metrics)
+app.add_typer(study, name="study")
 
 
 @app.callback(invoke_without_command=True)

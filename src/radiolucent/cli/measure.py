@@ -24,7 +24,10 @@ def measure(
         list[Path], typer.Option(help="One label image for all maps, or several or a folder: found by the case's name.")
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .xlsx, .csv or .parquet.")],
-    label: Annotated[list[str], typer.Option(help="Labels to measure: 1,2 or names; default: all in the mask.")] = [],  # noqa: B006
+    label: Annotated[
+        list[str], typer.Option(help="Labels to measure: 1,2 or names; default: the target's own, else all in the mask.")
+    ] = [],  # noqa: B006
+    all_pairs: Annotated[bool, typer.Option("--all-pairs", help="Measure a segmentation's targets at all labels.")] = False,
     names: Annotated[Path | None, typer.Option(help="Names of the labels: TSV, CSV, FreeSurfer table, dataset.json.")] = None,
     metric: Annotated[list[str], typer.Option(help="Metric, may be repeated; see `radiolucent metrics`. Default: all.")] = [],  # noqa: B006
     threshold: Annotated[
@@ -63,7 +66,16 @@ def measure(
         raise BadInput("a table apart from what is measured", str(out), "Choose another --out.")
     with progress(len(set(masks)), as_json) as (say, step):
         scores, failed = evaluation.evaluate(
-            found, masks, say=say, step=step, metrics=chosen, labels=labels, names=named, part=part, resample=resample
+            found,
+            masks,
+            say=say,
+            step=step,
+            all_pairs=all_pairs,
+            metrics=chosen,
+            labels=labels,
+            names=named,
+            part=part,
+            resample=resample,
         )
         for case, error in failed.items():
             say(f"{case} failed: {reason(error)}")

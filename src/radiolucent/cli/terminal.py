@@ -9,16 +9,22 @@ from typing import Any
 
 
 @contextmanager
-def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines."""
+def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[..., None]]]:
+    """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines.
+
+    `step()` is one case more; `step(40)` says that there are 40, where that is known only later. Below the bar of the
+    cases runs one of the perturbed copies that a long method has scored, with the time left.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     from radiolucent.errors import InputWarning
+    from radiolucent.methods.watching import watched
 
     console = Console(stderr=True, highlight=False)
     bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)
     task = bar.add_task("", total=cases)
+    copies = bar.add_task("", visible=False)
 
     def say(text: str) -> None:
         bar.update(task, description=text[:60])
@@ -27,10 +33,18 @@ def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], C
     def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
         say(f"note: {message}") if issubclass(category, InputWarning) else usual(message, category, *rest, **named)
 
-    with warnings.catch_warnings(), bar:
+    def step(cases: int | None = None) -> None:
+        bar.advance(task) if cases is None else bar.update(task, total=cases)
+
+    def follow(done: int, total: int) -> None:
+        if not done:
+            bar.reset(copies, total=total, visible=False)
+        bar.update(copies, completed=done, visible=0 < done < total, description=f"  {done} of {total} copies scored")
+
+    with warnings.catch_warnings(), bar, watched(follow):
         usual, warnings.showwarning = warnings.showwarning, show
         warnings.simplefilter("always", InputWarning)
-        yield say, lambda: bar.advance(task)
+        yield say, step
 
 
 def reason(error: Exception) -> str:

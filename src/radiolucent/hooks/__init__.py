@@ -7,13 +7,15 @@ from radiolucent.hooks.attention import attending, flowing
 from radiolucent.hooks.guest import check_items_apart, evaluating, mixes_items, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, some, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
-from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
+from radiolucent.hooks.rewriting import MOVING, POOLING, Call, Rule, relus, rewriting
 from radiolucent.hooks.sharing import OneInput, Sharing, guest_of
-from radiolucent.hooks.taps import INPUT, Taps, editing, tap
+from radiolucent.hooks.taps import INPUT, Taps, tap
 from radiolucent.hooks.tokens import Form, form_of
 
 __all__ = [
     "INPUT",
+    "MOVING",
+    "POOLING",
     "Call",
     "Form",
     "Layer",
@@ -26,7 +28,6 @@ __all__ = [
     "attending",
     "check_items_apart",
     "depths",
-    "editing",
     "evaluating",
     "flowing",
     "form_of",

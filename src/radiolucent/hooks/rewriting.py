@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from inspect import signature
+from inspect import signature, unwrap
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +15,26 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from radiolucent.hooks.layers import tensors_in
+
+# By the names that a Call has.
+_MOVING = """
+    clone lazy_clone contiguous detach data to float double half bfloat16 type type_as requires_grad as_subclass copy alias identity
+    lift_fresh_copy view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose adjoint swapaxes
+    swapdims movedim moveaxis t T mT H mH expand expand_as broadcast_to broadcast_tensors repeat tile repeat_interleave cat concat
+    concatenate stack hstack vstack dstack chunk split tensor_split hsplit vsplit unbind select narrow getitem setitem index
+    index_select take take_along_dim gather flip fliplr flipud roll rot90 pad constant_pad_nd pixel_shuffle pixel_unshuffle
+    channel_shuffle fold unfold im2col col2im diagonal
+"""
+_POOLING = """
+    mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    interpolate upsample upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+"""
+MOVING = frozenset(_MOVING.split())
+"""Functions that give the values that they got, in other places."""
+POOLING = frozenset(_POOLING.split())
+"""Functions that give means, or the largest, of the values that they got."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +81,7 @@ class Call:
         return self.function(*args, **{**self.kwargs, **changes})
 
 
-Rule = Callable[[Call], Tensor | None]
+Rule = Callable[[Call], Any]
 """Gives a call's result, out of place; or None to let it run as written."""
 
 
@@ -116,10 +136,13 @@ def _written(function: Any) -> str:
 
 @lru_cache(maxsize=512)
 def _parameters(function: Any, name: str) -> tuple[str, ...]:
-    """The names of the parameters, in order."""
+    """The names of the parameters, in order; none for what is no operation but a property (x.shape)."""
+    function = unwrap(function)
     if isinstance(function, FunctionType):
         return tuple(signature(function).parameters)
     if not isinstance(function, torch._ops.OpOverload):  # a built-in one has no signature, its operation has
-        packet = getattr(torch.ops.aten, name)
+        packet = getattr(torch.ops.aten, name, None)
+        if packet is None:
+            return ()
         function = getattr(packet, packet.overloads()[0])
     return tuple("input" if a.name == "self" else a.name for a in function._schema.arguments)

@@ -1,8 +1,8 @@
-"""Keeping, or replacing, what layers give during one forward pass."""
+"""Keeping what layers give during one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -38,11 +38,6 @@ class Taps:
     def over(self) -> None:
         """The forward is over: a layer that runs again is a checkpoint's second run."""
         self._over = True
-
-    def outputs(self) -> dict[str, Tensor]:
-        """All that was caught, at the end of the forward."""
-        self.over()
-        return {name: self[name] for name in self._runs}
 
     def _keep(self, name: str, output: Any, *, passed_on: bool = False) -> Any:
         """Keep the output and return what the model goes on with; `passed_on`: it is the layer's own input."""
@@ -204,28 +199,3 @@ def tap(model: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
             if words is None:
                 raise
             raise words from error
-
-
-@contextmanager
-def editing(model: nn.Module, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """Replace each named layer's output by edit(output) while inside; `name#1` is its second run only."""
-    runs = dict.fromkeys(edits, 0)
-    done = dict.fromkeys(edits, False)
-    with ExitStack() as stack:
-        for name in edits:
-
-            def change(module: nn.Module, args: Any, output: Any, name: str = name) -> Any:
-                layer, run = split_run(name)
-                runs[name] += 1
-                if run not in (None, runs[name] - 1):
-                    return output
-                if not isinstance(output, Tensor):
-                    raise BadInput(f"a tensor as the output of layer {layer!r}", type(output).__name__, "Choose a layer inside it.")
-                done[name] = True
-                return edits[name](output)
-
-            stack.callback(module_of(model, name).register_forward_hook(change).remove)
-        yield
-    silent = [name for name, ran in done.items() if not ran]
-    if silent:
-        raise BadInput(f"layer {silent[0]!r} to run in the forward pass", "no call of it", "Choose a layer that runs.")

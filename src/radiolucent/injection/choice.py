@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any
@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from radiolucent.errors import BadInput, Nothing
 from radiolucent.protocols import Target
-from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, label_map, part_of
+from radiolucent.targets import Logits, Outputs, Predicted, Region, Select, as_tensor, label_map, own_labels, part_of
 
 
 @dataclass(frozen=True)
@@ -59,35 +59,6 @@ def _predicted_labels(scores: Tensor) -> tuple[int, ...]:
     return found
 
 
-class Deciding:
-    """A target that is chosen and fixed by the first output that it meets: that of the unperturbed image."""
-
-    def __init__(self, choose: Callable[[Any], Target]) -> None:
-        self.choose = choose
-        self.scores: Tensor | None = None
-        self._target: Target | None = None
-
-    @property
-    def target(self) -> Target:
-        """The target, once it is fixed, on the part of the output that it explains."""
-        assert self._target is not None
-        return self._target.target if isinstance(self._target, Select) else self._target
-
-    def __call__(self, output: Any) -> Tensor:
-        if self._target is None:
-            plain = tree_map(detached, output)
-            self._target = self.choose(plain).fix(plain)
-            with torch.no_grad():
-                self.scores = self._target(plain).detach().clone()
-        return self._target(output)
-
-    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
-        return self.target.names(classes)
-
-    def fix(self, output: Any) -> Deciding:
-        return self
-
-
 @dataclass(frozen=True)
 class Each:
     """Targets that each batch item decides for itself; one that an item does not have scores 0 and is noted."""
@@ -102,6 +73,10 @@ class Each:
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return tuple(target.names(classes)[0] for target in self.targets)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return tuple(label for target in self.targets for label in own_labels(target))
 
     def fix(self, output: Any) -> Each:
         batch = len(next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)))
@@ -124,8 +99,3 @@ def _score(target: Target | Nothing, output: Any) -> Tensor:
         return target(output)[0, 0]
     leaf = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
     return leaf.float().sum() * 0
-
-
-def detached(part: Any) -> Any:
-    """A leaf of an output, out of the graph."""
-    return part.detach() if isinstance(part, Tensor) else part

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput, Nothing
 from radiolucent.hooks import look
-from radiolucent.injection.choice import Deciding, Each
+from radiolucent.injection.choice import Each
 from radiolucent.injection.maps import Key, Maps
 from radiolucent.methods import shared_pass, unique_titles
 from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.targets import Predicted
+from radiolucent.targets import Deciding, Predicted, own_labels
 
 
 def make_maps(model: nn.Module, x: Tensor, choose: Callable[[Any], Target], methods: Sequence[Method]) -> Maps:
@@ -22,7 +22,7 @@ def make_maps(model: nn.Module, x: Tensor, choose: Callable[[Any], Target], meth
 
     Raises Nothing if there is no map at all; other errors only for what no image can mend.
     """
-    decide = Deciding(choose)
+    decide = Deciding(lambda output: choose(output).fix(output))
     names = unique_titles(methods)
     first = [m for m in methods if isinstance(m, FirstOrder)]
     if not first:
@@ -50,7 +50,9 @@ def make_maps(model: nn.Module, x: Tensor, choose: Callable[[Any], Target], meth
         raise Nothing("at least one map", "; ".join(dict.fromkeys(failures.values())), "Choose another method, layer or target.")
     each = target.classes if isinstance(target, Predicted) else ()
     items = tuple(tuple(f"logit {k}" for k in each) or (name,) * len(x) for name in target.names())
-    return Maps(relevance, dict(zip(names, methods, strict=True)), target.names(), items, scores, tuple(x.shape[2:]), failures)
+    labels = target.labels if isinstance(target, Each) else own_labels(target)
+    by_name = dict(zip(names, methods, strict=True))
+    return Maps(relevance, by_name, target.names(), items, scores, tuple(x.shape[2:]), failures, labels)
 
 
 def _alone(method: Method, model: nn.Module, x: Tensor, targets: Target) -> Tensor | BadInput:

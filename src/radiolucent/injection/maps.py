@@ -39,6 +39,7 @@ class Maps:
         scores: (t, b); NaN where an item has no such target (a label without a voxel).
         grid: the input's shape without batch and channels.
         failures: (what, target, item) -> why there is no map; target and item are None where they do not matter.
+        labels: each target's label in a segmentation; else none.
     """
 
     relevance: Mapping[str, Tensor]
@@ -48,6 +49,7 @@ class Maps:
     scores: Tensor
     grid: tuple[int, ...]
     failures: Mapping[Key, str] = field(default_factory=dict)
+    labels: tuple[int, ...] = ()
 
     def on_input(self, name: str | None = None) -> Tensor:
         """(t, b, c, *grid): the map of that name (default: the last one), interpolated to the input's grid."""
@@ -85,7 +87,8 @@ class Maps:
             if len(self.grid) == 2:
                 io.put(path.with_name(path.name.removesuffix(".nii.gz") + ".png"), drawn(scan, relevance, self.methods[name].unit))
             written.append(path)
-            rows.append([names[i], name, self.items[t][i], float(self.scores[t, i]), str(path.relative_to(folder))])
+            label = self.labels[t] if self.labels else ""
+            rows.append([names[i], name, self.items[t][i], label, float(self.scores[t, i]), str(path.relative_to(folder))])
         _add(folder / TABLE, rows)
         return written
 
@@ -121,7 +124,7 @@ def _add(table: Path, rows: Sequence[Sequence[Any]]) -> None:
     buffer = text.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     if not table.exists():
-        writer.writerow(["name", "map", "target", "score", "file"])
+        writer.writerow(["name", "map", "target", "label", "score", "file"])
     writer.writerows([harmless(value) for value in row] for row in rows)
     handle = os.open(table, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:

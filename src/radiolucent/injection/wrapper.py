@@ -21,7 +21,7 @@ from radiolucent.injection.maps import TABLE, Maps
 from radiolucent.methods import at_layer, at_layers, from_dict, titles
 from radiolucent.metrics import METRICS, Metric, Part, from_text, measure
 from radiolucent.protocols import Method, Target
-from radiolucent.scores import Scores
+from radiolucent.scores import Scores, at_own_label
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Side:
     output_dir: Path | None
     metrics: Sequence[str | Metric]
     part: Part
+    all_pairs: bool = False
     enabled: bool = True
     takes_mask: bool = False
     calls: int = 0
@@ -125,7 +126,10 @@ class Injected(Sharing):
         side.calls += 1
 
     def measure(self, mask: Tensor) -> list[dict[str, Any]]:
-        """Measure the last call's maps against label images; the rows are also added to `scores`."""
+        """Measure the last call's maps against label images; the rows are also added to `scores`.
+
+        A segmentation's targets are measured at their own labels, unless `inject` was given all_pairs=True.
+        """
         side = self.side
         if side.maps is None or side.last is None:
             raise BadInput("maps to measure", "none of the last call, or no call yet", "Call the model first.")
@@ -138,7 +142,8 @@ class Injected(Sharing):
         for name, t, i, scan, relevance in side.maps.volumes(x):
             method, settings, layer = titles(side.maps.methods[name])
             about = {"case": names[i], "method": method, "settings": settings, "layer": layer, "target": side.maps.items[t][i]}
-            found = measure(relevance, scan.like(labels[i][None].cpu().double().numpy()), side.metrics, part=side.part)
+            own = at_own_label(side.maps.labels[t] if side.maps.labels else None, side.all_pairs, {"part": side.part})
+            found = measure(relevance, scan.like(labels[i][None].cpu().double().numpy()), side.metrics, **own)
             side.scores.add(found, **about, depth=side.depth.get(layer))
             rows += [about | row for row in found]
         return rows
@@ -206,6 +211,7 @@ def inject(
     overwrite: bool = False,
     metrics: Sequence[str | Metric] = tuple(METRICS),
     part: Part = "positive",
+    all_pairs: bool = False,
 ) -> Injected:
     """The model, which from now on makes maps on the side each time it is called.
 
@@ -230,6 +236,7 @@ def inject(
         overwrite: take an output_dir that holds maps already; its table is begun anew.
         metrics, part: what `model(x, mask=...)` measures, as in radiolucent.metrics.measure; rows and means are in
             `model.scores`, `model.scores.save(folder)` writes them.
+        all_pairs: measure a segmentation's targets at all labels of the mask, not each at its own.
     """
     given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else method
     methods = [from_dict({"method": m}) if isinstance(m, str) else m for m in given]
@@ -242,4 +249,4 @@ def inject(
         if not overwrite:
             raise BadInput(f"no maps yet in {folder}", f"a table {TABLE}", "Choose another output_dir, or pass overwrite=True.")
         (folder / TABLE).unlink()
-    return Injected(guest_of(model), Side(placed, Choice(target, output), target_input, folder, metrics, part))
+    return Injected(guest_of(model), Side(placed, Choice(target, output), target_input, folder, metrics, part, all_pairs))

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from radiolucent.errors import BadInput
 
 
 def put(path: Path, content: bytes) -> Path:
-    """Write bytes under a temporary name, flush them to the disk, read them back, then rename."""
+    """Write bytes under a temporary name, flush them to the disk, read them back, then rename.
+
+    What killed processes left of earlier writes to `path` goes.
+    """
     if not path.parent.is_dir():
         raise BadInput(f"a folder at {path.parent}", "nothing there" if not path.parent.exists() else "a file", "Create it first.")
+    _sweep(path, "tmp")
     temporary = _beside(path, "tmp")
     try:
         with temporary.open("xb") as file:
@@ -37,7 +44,8 @@ def put(path: Path, content: bytes) -> Path:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which takes its name `path` at the end, or is gone if anything fails.
 
-    With `replace`, all that `path` held goes; it stays until the new folder is whole.
+    With `replace`, all that `path` held goes; it stays until the new folder is whole. What killed processes left of
+    earlier writes to `path` goes too.
     """
     path = path.resolve()  # a link is followed: what it points to is replaced, not the link
     if path.exists() and not path.is_dir():
@@ -47,6 +55,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     if replace and Path.cwd().is_relative_to(path):
         raise BadInput("a folder that may be replaced", f"{path}, which holds the current folder", "Choose another.")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path, "tmp")
     temporary = _beside(path, "tmp")
     try:
         temporary.mkdir()
@@ -57,6 +66,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+    _sweep(path, "old")  # not before a new one stands: it may be all that there is
 
 
 def _taken(path: Path) -> BadInput:
@@ -89,8 +99,51 @@ def _swap(new: Path, path: Path) -> None:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """A hidden name that nothing has yet, in the same folder and so on the same disk."""
-    return path.parent / f".{path.name[:40]}.{secrets.token_hex(6)}.{suffix}"
+    """A hidden name that nothing has yet, in the same folder and so on the same disk; it tells whose it is."""
+    return path.parent / f"{_owned(path)}{os.getpid()}.{secrets.token_hex(6)}.{suffix}"
+
+
+def _owned(path: Path) -> str:
+    """What the hidden names of `path` begin with, up to the process: part of the name, all of it as a digest, the machine."""
+    return f".{path.name[:40]}.{_digest(os.fsencode(path.name))}.{_machine()}."
+
+
+@cache
+def _machine() -> str:
+    """Processes are told apart by their number only on one host, and there only within a container."""
+    with suppress(OSError):
+        return _digest(f"{platform.node()} {os.readlink('/proc/self/ns/pid')}".encode())
+    return _digest(platform.node().encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=4).hexdigest()
+
+
+def _sweep(path: Path, suffix: str) -> None:
+    """Delete the hidden files and folders of `path` whose process is dead: it was killed while it wrote."""
+    if os.name == "nt":  # where os.kill ends a process instead of asking for it
+        return
+    begin = _owned(path)
+    with os.scandir(path.parent) as found:
+        left = [entry for entry in found if entry.name.startswith(begin) and entry.name.endswith(f".{suffix}")]
+    for entry in left:
+        if _is_dead(int(entry.name.removeprefix(begin).partition(".")[0])):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_dead(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's
+        return False
+    return False
 
 
 def _sync_folder(folder: Path) -> None:

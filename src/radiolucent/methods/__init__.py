@@ -17,7 +17,7 @@ from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
 from radiolucent.methods.expected import ExpectedGradients
-from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, shared_pass
+from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, named_layers, shared_pass
 from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
 from radiolucent.methods.lrp import LRP
@@ -214,6 +214,7 @@ __all__ = [
     "first_order",
     "from_dict",
     "from_settings",
+    "named_layers",
     "shared_pass",
     "title",
     "titles",

@@ -12,6 +12,7 @@ from radiolucent.geometry import upsample
 from radiolucent.hooks import Form, Replay, evaluating, form_of, replaying, tap
 from radiolucent.methods.gradient import layer_of, plain, spatial_form
 from radiolucent.methods.perturbation import NUMBERS, VOXELS, in_chunks, score, share
+from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
 
 
@@ -35,6 +36,10 @@ class ScoreCAM:
     batch: int = 0
 
     unit = "features, weighted"
+
+    def __post_init__(self) -> None:
+        at_least(self, batch=0)
+        among(self, baseline=baselines.BASELINES)
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
@@ -74,6 +79,9 @@ class AblationCAM:
     batch: int = 0
 
     unit = "features x share of the score"
+
+    def __post_init__(self) -> None:
+        at_least(self, batch=0)
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.methods.cam import GradCAM
 from radiolucent.methods.gradient import Gradient, check_floating
 from radiolucent.methods.guided import GuidedBackprop
 from radiolucent.methods.perturbation import in_passes, mean
+from radiolucent.methods.settings import ANY_SEED, at_least
 from radiolucent.protocols import Method, Target
 
 
@@ -33,19 +33,20 @@ class SmoothGrad:
     seed: int = 0
     batch: int = 0
 
+    def __post_init__(self) -> None:
+        at_least(self, samples=1, noise=0, seed=ANY_SEED, batch=0)
+
     @property
     def unit(self) -> str:
         return self.of.unit
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        if self.samples < 1 or not self.noise >= 0:
-            raise BadInput("samples >= 1 and noise >= 0", f"{self.samples} and {self.noise}", "25 and 0.1 are usual.")
         check_floating(x)
         generator = torch.Generator().manual_seed(self.seed)
         spread = x.flatten(1).amax(1) - x.flatten(1).amin(1)
         sigma = self.noise * spread.reshape(-1, *[1] * (x.ndim - 1))
         noisy = (x + torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma for _ in range(self.samples))
-        return mean(in_passes(self.of, model, noisy, targets, self.batch))
+        return mean(in_passes(self.of, model, noisy, targets, self.batch, self.samples))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.methods.gradient import Gradient, check_floating, plain
 from radiolucent.methods.perturbation import in_passes, mean
+from radiolucent.methods.settings import ANY_SEED, at_least
 from radiolucent.protocols import Target
 
 
@@ -39,9 +40,10 @@ class ExpectedGradients:
 
     unit = "score"
 
+    def __post_init__(self) -> None:
+        at_least(self, samples=1, seed=ANY_SEED, batch=0)
+
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        if self.samples < 1:
-            raise BadInput("samples >= 1", str(self.samples), "50 to 200 are usual.")
         x = plain(x)
         check_floating(x)
         size, reference = _references(self.references, x)
@@ -53,7 +55,7 @@ class ExpectedGradients:
                 references.append(reference(int(torch.randint(size, (), generator=generator))))
                 yield torch.lerp(references[-1], x, float(torch.rand((), generator=generator)))
 
-        gradients = in_passes(Gradient(), model, points(), targets, self.batch)
+        gradients = in_passes(Gradient(), model, points(), targets, self.batch, self.samples)
         return mean(g * (x - references.popleft()) for g in gradients)
 
 

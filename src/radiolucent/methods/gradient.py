@@ -209,6 +209,18 @@ def at_layer(method: Any, layer: str, of: str = "auto") -> Any:
     return replace(method, **changes) if changes else method
 
 
+def named_layers(method: Any) -> list[str]:
+    """The layers that a method and those inside it name; not "auto", "full" or the input."""
+    names: list[str] = []
+    for name in getattr(method, "__dataclass_fields__", {}):
+        value = getattr(method, name)
+        if name in ("layer", "tokens"):
+            names += [value] if value not in ("auto", "full", INPUT) else []
+        else:
+            names += named_layers(value)
+    return names
+
+
 def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
     """The method at the layers that ran: "auto" becomes the last with a grid, "full" one method for each of them."""
     if at_layer(method, "") != method:

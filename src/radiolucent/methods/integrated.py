@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent import baselines
-from radiolucent.errors import BadInput
 from radiolucent.methods.gradient import Gradient, check_floating, plain
 from radiolucent.methods.perturbation import in_passes, mean
+from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
 
 
@@ -32,14 +32,16 @@ class IntegratedGradients:
 
     unit = "score"
 
+    def __post_init__(self) -> None:
+        at_least(self, steps=1, batch=0)
+        among(self, baseline=baselines.BASELINES)
+
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        if self.steps < 1:
-            raise BadInput("steps >= 1", str(self.steps), "20 to 100 are usual.")
         x = plain(x)
         check_floating(x)
         reference = baselines.baseline(self.baseline, x)
         n = self.steps
         places, weights = np.polynomial.legendre.leggauss(n)
         path = (torch.lerp(reference, x, float(a)) for a in (1 + places) / 2)
-        gradients = in_passes(Gradient(), model, path, targets, self.batch)
+        gradients = in_passes(Gradient(), model, path, targets, self.batch, n)
         return (x - reference) * mean(g * float(n * weight / 2) for g, weight in zip(gradients, weights, strict=True))

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput
 from radiolucent.hooks import rewriting
 from radiolucent.methods.gradient import Gradient
 from radiolucent.methods.propagation import FIRST, Propagation
+from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
 
 # Composite -> the rule of its convolutions; dense layers have the epsilon rule in all of them.
@@ -53,13 +53,11 @@ class LRP:
 
     unit = "score"
 
+    def __post_init__(self) -> None:
+        among(self, composite=_CONVOLUTIONS, first=FIRST)
+        at_least(self, epsilon=0, gamma=0)
+
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        if self.composite not in _CONVOLUTIONS:
-            raise BadInput(f"a composite among {', '.join(_CONVOLUTIONS)}", repr(self.composite), "Choose one of them.")
-        if self.first not in FIRST:
-            raise BadInput(f"a rule for the first layer among {', '.join(FIRST)}", repr(self.first), "Choose one of them.")
-        if not (self.epsilon >= 0 and self.gamma >= 0):
-            raise BadInput("epsilon >= 0 and gamma >= 0", f"{self.epsilon} and {self.gamma}", "1e-6 and 0.25 are usual.")
         if torch.float16 in {x.dtype, *(p.dtype for p in model.parameters())}:
             # Relevance over activation leaves its range.
             model, x = copy.deepcopy(model).float(), x.float()

@@ -14,6 +14,7 @@ from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods.gradient import plain
 from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share, unchanged
+from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
 
 
@@ -36,6 +37,10 @@ class Occlusion:
     batch: int = 0
 
     unit = "score"
+
+    def __post_init__(self) -> None:
+        at_least(self, window=1, stride=1, batch=0)
+        among(self, baseline=baselines.BASELINES)
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)

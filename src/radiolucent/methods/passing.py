@@ -9,28 +9,15 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from radiolucent.errors import BadInput
-from radiolucent.hooks import Call, tensors_in
+from radiolucent.hooks import MOVING, POOLING, Call, tensors_in
 
 # f(a x) = a f(x) for a > 0: the plain gradient hands on all relevance, each input by its contribution.
-_MOVING = """
-    clone lazy_clone contiguous detach data to float double half bfloat16 type type_as requires_grad as_subclass copy alias identity
-    lift_fresh_copy view view_as reshape reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
-    swapdims movedim moveaxis t T mT expand expand_as broadcast_to broadcast_tensors repeat tile repeat_interleave cat concat
-    concatenate stack hstack vstack dstack chunk split tensor_split hsplit vsplit unbind select narrow getitem setitem index
-    index_select take gather where masked_fill flip roll rot90 pad constant_pad_nd pixel_shuffle pixel_unshuffle
-    channel_shuffle fold unfold im2col col2im diagonal tril triu dropout dropout1d dropout2d dropout3d feature_dropout
-    alpha_dropout feature_alpha_dropout
-"""
-_ADDING = """
-    add sub rsub subtract neg negative sum mean nansum nanmean cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-    adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample upsample_nearest upsample_bilinear upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
-"""
+_ADDING = "add sub rsub subtract neg negative sum nansum nanmean cumsum"
 _CHOOSING = """
-    relu max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d max_unpool1d max_unpool2d
-    max_unpool3d max min amax amin maximum minimum abs absolute sort topk
+    relu max_unpool1d max_unpool2d max_unpool3d max min amax amin maximum minimum abs absolute sort topk where masked_fill
+    tril triu dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout
 """
-_PASS = frozenset(f"{_MOVING} {_ADDING} {_CHOOSING}".split())
+_PASS = MOVING | POOLING | frozenset(f"{_ADDING} {_CHOOSING}".split())
 # Linear where one factor only depends on the image; for the last group that has to be the first.
 _PRODUCTS = frozenset({"mul", "multiply", "matmul", "mm", "bmm", "mv", "dot", "inner", "outer", "einsum", "tensordot", "addmm"})
 _QUOTIENTS = frozenset({"div", "divide", "true_divide", "grid_sample"})

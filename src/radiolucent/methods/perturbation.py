@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.hooks import check_items_apart, mixes_items, out_of_memory
 from radiolucent.methods.gradient import check_scores
+from radiolucent.methods.watching import tell, watched
 from radiolucent.protocols import Method, Target
 
 Made = TypeVar("Made")
@@ -41,11 +42,8 @@ def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Te
         check_items_apart(model, b)
         if k > 1 and mixes_items(model):
             return torch.cat([score(model, copy[None], targets) for copy in copies])
-    output = model(copies.flatten(0, 1))
-    scores = [targets(part) for part in ([output] if k == 1 else _parts(output, k, b))]
-    for row in scores:
-        check_scores(row, b)
-    return torch.stack([row.to(torch.promote_types(row.dtype, torch.float32)) for row in scores])
+    scores = Copies(targets, k, b)(model(copies.flatten(0, 1)))
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)).unflatten(1, (k, b)).movedim(1, 0).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +55,10 @@ class Copies:
     b: int
 
     def __call__(self, output: Any) -> Tensor:
-        return torch.cat([self.targets(part) for part in _parts(output, self.k, self.b)], 1)
+        scores = [self.targets(part) for part in _parts(output, self.k, self.b)]
+        for each in scores:
+            check_scores(each, self.b)
+        return torch.cat(scores, 1)
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
         return self.targets.names(classes)
@@ -66,20 +67,29 @@ class Copies:
         return self
 
 
-def in_passes(method: Method, model: nn.Module, images: Iterable[Tensor], targets: Target, batch: int) -> Iterator[Tensor]:
-    """The method's relevance (t, b, c, *cells) of one image (b, c, *grid) after the other; `batch` in a pass, see `share`."""
-    images = iter(images)
+def in_passes(
+    method: Method, model: nn.Module, images: Iterable[Tensor], targets: Target, batch: int, total: int = 0
+) -> Iterator[Tensor]:
+    """The method's relevance (t, b, c, *cells) of one image (b, c, *grid) after the other; `batch` in a pass, see `share`.
+
+    `total` is the number of images, for whoever watches.
+    """
+    images, done = iter(images), 0
+    tell(done, total)
     while group := list(islice(images, 1)):
         b, one = len(group[0]), group[0][:, 0].numel()
         group += islice(images, 0 if mixes_items(model) else share(batch, one, 2 * VOXELS) - 1)
 
         def together(which: range, group: list[Tensor] = group, b: int = b) -> Tensor:
-            if len(which) == 1:
-                return method(model, group[which[0]], targets)[None]
-            relevance = method(model, torch.cat([group[i] for i in which]), Copies(targets, len(which), b))
+            with watched(None):  # what it does for each image would be counted from 0 again
+                if len(which) == 1:
+                    return method(model, group[which[0]], targets)[None]
+                relevance = method(model, torch.cat([group[i] for i in which]), Copies(targets, len(which), b))
             return relevance.unflatten(1, (len(which), b)).movedim(1, 0)
 
-        for _, relevance in in_chunks(len(group), len(group), together):
+        for _, relevance in in_chunks(len(group), len(group), together, told=False):
+            done += len(relevance)
+            tell(done, total)
             yield from relevance
 
 
@@ -95,12 +105,14 @@ def mean(maps: Iterable[Tensor]) -> Tensor:
 
 def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Tensor:
     """Scores (t, b) of x itself."""
-    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets))
+    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets), told=False)
     return scores[0]
 
 
 def _parts(output: Any, k: int, b: int) -> list[Any]:
     """The output, whatever it consists of, as k outputs of b items each."""
+    if k == 1:
+        return [output]
     leaves, form = pytree.tree_flatten(output)
 
     def parts(o: Any) -> Sequence[Any]:
@@ -113,8 +125,6 @@ def _parts(output: Any, k: int, b: int) -> list[Any]:
 
 def share(batch: int, one: int, most: int) -> int:
     """How many copies go through the model at once: `batch`, or for 0 as many of size `one` as make `most`, up to COPIES."""
-    if batch < 0:
-        raise BadInput("batch >= 1, or 0 for a number that fits", str(batch), "1 needs the least memory.")
     return batch or max(1, min(COPIES, most // max(1, one)))
 
 
@@ -122,16 +132,19 @@ def per_axis(value: int | tuple[int, ...], x: Tensor, name: str) -> tuple[int, .
     """A setting that is one number for all axes of x's grid, or one for each, as one for each."""
     grid = tuple(x.shape[2:])
     values = (value,) * len(grid) if isinstance(value, int) else tuple(value)
-    if len(values) != len(grid) or min(values) < 1:
-        raise BadInput(f"{name} as a number >= 1, or one for each of the {len(grid)} axes", str(value), f"The grid is {grid}.")
+    if len(values) != len(grid):
+        raise BadInput(f"{name} as one number, or one for each of the {len(grid)} axes", str(value), f"The grid is {grid}.")
     return values
 
 
-def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[tuple[range, Made]]:
+def in_chunks(count: int, size: int, work: Callable[[range], Made], *, told: bool = True) -> Iterator[tuple[range, Made]]:
     """(which, work(which)) for 0 to count - 1 in ranges of `size`, which is halved wherever memory runs out.
 
-    `work` must not leave anything behind when it fails, since it is then asked again for less.
+    `work` must not leave anything behind when it fails, since it is then asked again for less. Whoever watches hears
+    of each range, unless not `told`.
     """
+    if told:
+        tell(0, count)
     start, size = 0, min(size, count)
     while start < count:
         which = range(start, min(start + size, count))
@@ -148,6 +161,8 @@ def in_chunks(count: int, size: int, work: Callable[[range], Made]) -> Iterator[
         if not full:  # outside the handler, whose traceback holds on to the memory
             yield which, made
             start = which.stop
+            if told:
+                tell(start, count)
         elif len(which) > 1:
             size = len(which) // 2
             warnings.warn(

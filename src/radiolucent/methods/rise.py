@@ -12,6 +12,7 @@ from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods.gradient import plain
 from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share
+from radiolucent.methods.settings import ANY_SEED, among, at_least
 from radiolucent.protocols import Target
 
 
@@ -42,9 +43,13 @@ class RISE:
 
     unit = "score"
 
+    def __post_init__(self) -> None:
+        at_least(self, samples=1, cells=1, shown=0, seed=ANY_SEED, batch=0)
+        among(self, baseline=baselines.BASELINES)
+        if not 0 < self.shown <= 1:
+            raise BadInput("0 < shown <= 1", f"{self.shown}", "0.5 is usual.")
+
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        if self.samples < 1 or not 0 < self.shown <= 1:
-            raise BadInput("samples >= 1 and 0 < shown <= 1", f"{self.samples} and {self.shown}", "4000 and 0.5 are usual.")
         x = plain(x)
         reference = baselines.baseline(self.baseline, x)
         masks = _Masks(self, x)

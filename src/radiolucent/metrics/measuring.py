@@ -38,10 +38,11 @@ def rows_of(
         raise BadInput("labels other than 0, the background", f"{wanted}", "Leave it out.")
     mass = Mass.of(relevance, part)
     nothing = "" if mass.high > 0 else "the map has no positive relevance"
+    missing = "label {} is not in the mask" if present else "the mask is empty"
     rows = []
     for label, inside in insides(mass, data, wanted):
         for name, metric in metrics.items():
-            score, reason = Score(float("nan")), nothing if inside.voxels else "the mask is empty"
+            score, reason = Score(float("nan")), nothing if inside.voxels else missing.format(label)
             if not reason:
                 try:
                     score, reason = metric(inside), ""

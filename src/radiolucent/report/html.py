@@ -18,7 +18,8 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation
 from radiolucent.methods import describe, title
-from radiolucent.parcellation import Parcellation, by_region
+from radiolucent.parcellation import Parcellation
+from radiolucent.regions import region_rows
 from radiolucent.report import figures
 from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
 from radiolucent.version import VERSION
@@ -53,7 +54,7 @@ def write_report(
         explanations: one or more, of this scan.
         title: the case's name; `subtitle` goes below it.
         parcellation: regions to show and to add up over; on any grid, `parcellation_name` says what it is.
-        regions: rows of `region_rows`, where they are known already.
+        regions: rows of `radiolucent.regions.region_rows`, where they are known already.
         outlines: target name -> label of the parcellation whose outline is drawn in that target's pictures.
         notes: remarks to put on top; those of the scan are added.
         facts: further name -> value lines below the scores.
@@ -80,10 +81,10 @@ def write_report(
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
     page = (
-        _environment()
+        environment()
         .get_template("case.html")
         .render(
-            csp=_policy(niivue, app),
+            csp=policy(niivue, app),
             title=title,
             subtitle=subtitle,
             notes=[*notes, *scan.notes],
@@ -92,7 +93,7 @@ def write_report(
             facts=list((facts or {}).items()),
             cards=cards,
             methods=[{**describe(e.method), "repr": ", ".join(settings)} for e, settings in _kinds(explanations)],
-            regions=regions,
+            regions=_by_map(regions),
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,
             has_outline=bool(outlines),
@@ -117,24 +118,32 @@ def write_report(
     return io.put(Path(path), page.encode("utf-8"))
 
 
-def region_rows(explanations: Sequence[Explanation], parcellation: Parcellation) -> list[dict[str, Any]]:
-    """One row per method, target and region."""
-    return [
-        {"method": title(e.method), "target": target, **row}
-        for e in explanations
-        for target, relevance in zip(e.targets, e.relevance, strict=True)
-        for row in by_region(relevance, parcellation)
-    ]
+_FIRST_REGIONS = 8
 
 
-def _environment() -> Environment:
+def _by_map(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of each map: the regions with the largest shares, the others, and how far from the target it lies."""
+    maps: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        where = f" at {row['layer']}" if row.get("layer") else ""
+        maps.setdefault(f"{row['method']}{where}: {row['target']}", []).append(row)
+    tables = []
+    for name, own in maps.items():
+        falling = sorted((r for r in own if r.get("kind") != "near"), key=lambda r: -r["mass_fraction"])
+        near = [r for r in own if r.get("kind") == "near" and r["mass_fraction"] >= 0]  # NaN: there is no such target here
+        tables.append({"name": name, "first": falling[:_FIRST_REGIONS], "others": falling[_FIRST_REGIONS:], "near": near})
+    return tables
+
+
+def environment() -> Environment:
+    """The templates, with everything escaped that is not said to be safe."""
     loader = PackageLoader("radiolucent.report")
     return Environment(
         loader=loader, autoescape=select_autoescape(), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
 
-def _policy(*scripts: str) -> str:
+def policy(*scripts: str) -> str:
     """Only these scripts, byte for byte, and nothing from anywhere else."""
     hashes = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts if s]
     allowed = " ".join(f"'sha256-{h}'" for h in hashes)

@@ -4,9 +4,22 @@ Each gives scores (t, b) for t targets and b batch items. Several targets in one
 forward pass: `Logits(0, 3, 7)` costs one forward and three backward passes.
 """
 
+from radiolucent.targets.deciding import Deciding
 from radiolucent.targets.parts import as_tensor, label_map, part_of
 from radiolucent.targets.region import Region
-from radiolucent.targets.select import Select
+from radiolucent.targets.select import Select, own_labels
 from radiolucent.targets.single import Contrast, Logits, Outputs, Predicted
 
-__all__ = ["Contrast", "Logits", "Outputs", "Predicted", "Region", "Select", "as_tensor", "label_map", "part_of"]
+__all__ = [
+    "Contrast",
+    "Deciding",
+    "Logits",
+    "Outputs",
+    "Predicted",
+    "Region",
+    "Select",
+    "as_tensor",
+    "label_map",
+    "own_labels",
+    "part_of",
+]

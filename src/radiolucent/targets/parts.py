@@ -54,6 +54,11 @@ def part_of(output: Any, key: str | int) -> Any:
         raise BadInput(f"a part {key!r} in the model's output", have, "Choose one of those.") from None
 
 
+def detached(part: Any) -> Any:
+    """A leaf of an output, out of the graph."""
+    return part.detach() if isinstance(part, Tensor) else part
+
+
 def called(index: int, classes: Sequence[str], kind: str) -> str:
     """The class's name, or "logit 3" where it has none."""
     return classes[index] if 0 <= index < len(classes) else f"{kind} {index}"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from radiolucent.protocols import Target
 from radiolucent.targets.parts import part_of
+from radiolucent.targets.region import Region
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,10 @@ class Select:
 
     def fix(self, output: Any) -> Self:
         return replace(self, target=self.target.fix(part_of(output, self.key)))
+
+
+def own_labels(target: Target) -> tuple[int, ...]:
+    """Each target's label in a segmentation; none for what is no label."""
+    if isinstance(target, Select):
+        return own_labels(target.target)
+    return target.labels if isinstance(target, Region) else ()

@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from radiolucent import io, provenance
+from radiolucent import provenance
 from radiolucent.errors import BadInput, InputWarning
+from radiolucent.explanation.result import Explanation
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
+from radiolucent.methods import at_layers, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.protocols import FirstOrder, Method, Target
-from radiolucent.targets import Select, label_map, part_of
+from radiolucent.targets import Deciding, Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """What one method says about one scan, with everything needed to read and repeat it.
-
-    Args:
-        relevance: for each target a Volume (c, *grid) on the scan's own grid; signed, un-normalised.
-        targets: a name for each target.
-        scores: each target's score for the unperturbed scan.
-        method: the method with its hyper-parameters ("auto" layers resolved).
-        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes.
-    """
-
-    relevance: tuple[Volume, ...]
-    targets: tuple[str, ...]
-    scores: tuple[float, ...]
-    method: Method
-    provenance: Mapping[str, Any]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Explanation) and all(
-            getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # arrays are not hashable
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write `explanation.json` and one map per target (NIfTI; for 2D a float TIFF beside it), all or nothing."""
-        folder = Path(folder)
-        first = self.relevance[0]
-        with io.new_folder(folder, replace=overwrite) as new:
-            for number, relevance in enumerate(self.relevance):
-                io.write(new / f"target_{number}.nii.gz", relevance)
-                if relevance.data.ndim == 3 and len(relevance.data) == 1:
-                    io.write(new / f"target_{number}.tiff", relevance)
-            values = {
-                "targets": self.targets,
-                "scores": self.scores,
-                "method": as_dict(self.method),
-                "grid": {"shape": first.grid.shape, "affine": first.affine.tolist(), "has_world": first.has_world},
-                "provenance": dict(self.provenance),
-            }
-            io.put(new / "explanation.json", json.dumps(values, indent=1).encode())
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Explanation:
-        """What `save` wrote, equal to what was saved."""
-        folder = Path(folder)
-        try:
-            values = json.loads((folder / "explanation.json").read_bytes())
-            grid, targets = values["grid"], values["targets"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"explanation.json in {folder}", str(error), "Is it a folder that Explanation.save wrote?") from None
-        relevance = []
-        for number in range(len(targets)):
-            with warnings.catch_warnings():  # the affine comes from the JSON, where a NIfTI without a world has none
-                warnings.simplefilter("ignore", InputWarning)
-                data = io.read(folder / f"target_{number}.nii.gz", frame="channels").data
-            relevance.append(Volume(data.reshape(len(data), *grid["shape"]), np.array(grid["affine"]), grid["has_world"]))
-        method = from_dict(values["method"])
-        return cls(tuple(relevance), tuple(targets), tuple(values["scores"]), method, values["provenance"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,44 +80,46 @@ class Prediction:
         map of some target is zero or not finite, raises; where `failed` is given it is handed to it with the
         reason, while the others, and its other targets, go on.
         """
-        recipe = repr(targets)
-        targets = targets.fix(self.output)
-        names = targets.names(classes)
-        plain = targets(self.output).detach()
-        scores = plain[:, 0].tolist()
+        refuse = failed or _raise
+        fixed = targets.fix(self.output)
+        names = fixed.names(classes)
+        plain = fixed(self.output).detach()
         methods = [at for m in methods for at in at_layers(m, self.layers)]
+        labels = own_labels(fixed)
+        origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
+        origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
+        done: dict[int, Explanation] = {}
+        for i, relevance, cost in self._made(methods, fixed, plain, catch=failed is not None):
+            if isinstance(relevance, BadInput):
+                refuse(methods[i], relevance)
+                continue
+            volumes: dict[int, Volume] = {}
+            for t, placed in enumerate(self._placed(relevance, methods[i], names)):
+                if isinstance(placed, BadInput):
+                    refuse(methods[i], placed)
+                else:
+                    volumes[t] = placed
+            if volumes:
+                said = tuple(names[t] for t in volumes), tuple(plain[t, 0].item() for t in volumes)
+                facts = origin | cost | self._cells(methods[i], relevance)
+                facts |= {"labels": [labels[t] for t in volumes]} if labels else {}
+                done[i] = Explanation(tuple(volumes.values()), *said, methods[i], facts)
+        return [done[i] for i in sorted(done)]
+
+    def _made(
+        self, methods: Sequence[Method], targets: Target, plain: Tensor, catch: bool
+    ) -> Iterator[tuple[int, Tensor | BadInput, dict[str, Any]]]:
+        """Each method's number, its map (or the reason why there is none) and cost; the first-order ones from one pass."""
         shared = [i for i, m in enumerate(methods) if isinstance(m, FirstOrder)]
         groups = [shared] if shared else []
         groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]
-        done: dict[int, Explanation] = {}
-        depth = depths(self.layers)
-        common = {"target": recipe} | provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         for group in groups:
-            maps, cost = self._run([methods[i] for i in group], targets, plain, catch=failed is not None)
+            maps, cost = self._run([methods[i] for i in group], targets, plain, catch)
             if len(group) > 1 and all(isinstance(m, BadInput) for m in maps):  # one may take the others along
                 groups.extend([i] for i in group)
                 continue
             for i, relevance in zip(group, maps, strict=True):
-                volumes = self._placed(relevance, methods[i], names) if isinstance(relevance, Tensor) else [relevance]
-                for result in volumes:
-                    if isinstance(result, BadInput):
-                        if failed is None:
-                            raise result
-                        failed(methods[i], result)
-                kept = [t for t, volume in enumerate(volumes) if isinstance(volume, Volume)]
-                if kept and isinstance(relevance, Tensor):
-                    cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
-                    shape = {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
-                    where = titles(methods[i])[2]
-                    shape |= {"depth": depth[where]} if where in depth else {}
-                    done[i] = Explanation(
-                        tuple(v for v in volumes if isinstance(v, Volume)),
-                        tuple(names[t] for t in kept),
-                        tuple(scores[t] for t in kept),
-                        methods[i],
-                        common | cost | shape,
-                    )
-        return [done[i] for i in sorted(done)]
+                yield i, relevance, cost
 
     def _run(
         self, group: list[Method], targets: Target, plain: Tensor, catch: bool
@@ -192,9 +130,9 @@ class Prediction:
         maps: list[Tensor | BadInput]
         try:
             if isinstance(group[0], FirstOrder):
-                first = _First(targets)
-                maps = shared_pass(self.model, x, first, [m for m in group if isinstance(m, FirstOrder)])
-                _compare(first.scores, plain)
+                met = Deciding(lambda _: targets)
+                maps = shared_pass(self.model, x, met, [m for m in group if isinstance(m, FirstOrder)])
+                _compare(met.scores, plain)
             else:
                 maps = [group[0](self.model, x, targets)]
         except Exception as error:  # also what a guest or the memory may raise
@@ -227,31 +165,23 @@ class Prediction:
             )
         return placed
 
+    def _cells(self, method: Method, relevance: Tensor) -> dict[str, Any]:
+        """The map's own grid, and the place of its layer among those that ran."""
+        cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
+        depth, layer = depths(self.layers), titles(method)[2]
+        where = {"depth": depth[layer]} if layer in depth else {}
+        return {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]} | where
+
+
+def _raise(method: Method, error: BadInput) -> None:
+    raise error
+
 
 def _compare(scores: Tensor | None, plain: Tensor) -> None:
     """Warn where the pass that made the maps did not say what the plain one said."""
     if scores is not None and (scores - plain).abs().max() > 1e-2 * plain.abs().max():
         said = f"scores {plain[:, 0].tolist()}, and {scores[:, 0].tolist()} when the maps were made"
-        warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=5)
-
-
-class _First:
-    """Targets that remember their first scores."""
-
-    def __init__(self, targets: Target) -> None:
-        self.targets = targets
-        self.scores: Tensor | None = None
-
-    def __call__(self, output: Any) -> Tensor:
-        found = self.targets(output)
-        self.scores = found.detach() if self.scores is None else self.scores
-        return found
-
-    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
-        return self.targets.names(classes)
-
-    def fix(self, output: Any) -> _First:
-        return self
+        warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=6)
 
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:

@@ -1,0 +1,6 @@
+"""From one scan to its explanations."""
+
+from radiolucent.explanation.prediction import Prediction, explain, predict
+from radiolucent.explanation.result import Explanation
+
+__all__ = ["Explanation", "Prediction", "explain", "predict"]

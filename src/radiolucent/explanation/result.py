@@ -1,0 +1,82 @@
+"""What one method says about one scan: kept with all that is needed to read and repeat it, saved and read back."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radiolucent import io
+from radiolucent.errors import BadInput, InputWarning
+from radiolucent.methods import as_dict, from_dict
+from radiolucent.protocols import Method
+from radiolucent.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What one method says about one scan, with everything needed to read and repeat it.
+
+    Args:
+        relevance: for each target a Volume (c, *grid) on the scan's own grid; signed, un-normalised.
+        targets: a name for each target.
+        scores: each target's score for the unperturbed scan.
+        method: the method with its hyper-parameters ("auto" layers resolved).
+        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes; of a segmentation, each
+            target's label and the labels' names.
+    """
+
+    relevance: tuple[Volume, ...]
+    targets: tuple[str, ...]
+    scores: tuple[float, ...]
+    method: Method
+    provenance: Mapping[str, Any]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Explanation) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays are not hashable
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write `explanation.json` and one map per target (NIfTI; for 2D a float TIFF beside it), all or nothing."""
+        folder = Path(folder)
+        first = self.relevance[0]
+        with io.new_folder(folder, replace=overwrite) as new:
+            for number, relevance in enumerate(self.relevance):
+                io.write(new / f"target_{number}.nii.gz", relevance)
+                if relevance.data.ndim == 3 and len(relevance.data) == 1:
+                    io.write(new / f"target_{number}.tiff", relevance)
+            values = {
+                "targets": self.targets,
+                "scores": self.scores,
+                "method": as_dict(self.method),
+                "grid": {"shape": first.grid.shape, "affine": first.affine.tolist(), "has_world": first.has_world},
+                "provenance": dict(self.provenance),
+            }
+            io.put(new / "explanation.json", json.dumps(values, indent=1).encode())
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Explanation:
+        """What `save` wrote, equal to what was saved."""
+        folder = Path(folder)
+        try:
+            values = json.loads((folder / "explanation.json").read_bytes())
+            grid, targets = values["grid"], values["targets"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"explanation.json in {folder}", str(error), "Is it a folder that Explanation.save wrote?") from None
+        relevance = []
+        for number in range(len(targets)):
+            with warnings.catch_warnings():  # the affine comes from the JSON, where a NIfTI without a world has none
+                warnings.simplefilter("ignore", InputWarning)
+                data = io.read(folder / f"target_{number}.nii.gz", frame="channels").data
+            relevance.append(Volume(data.reshape(len(data), *grid["shape"]), np.array(grid["affine"]), grid["has_world"]))
+        method = from_dict(values["method"])
+        return cls(tuple(relevance), tuple(targets), tuple(values["scores"]), method, values["provenance"])

@@ -1,0 +1,43 @@
+"""What the settings of a method may be: said when the method is made, before any scan is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import MISSING, fields
+from typing import Any
+
+from radiolucent.errors import BadInput
+
+ANY_SEED = -(2**63)
+_END = 2**63  # torch counts in 64 bits
+
+
+def at_least(method: Any, **lowest: float) -> None:
+    """Refuse a setting that is no finite number of its field's kind, or below `lowest`; of one per axis, each counts."""
+    known = {field.name: field for field in fields(method)}
+    for name, low in lowest.items():
+        field, value = known[name], getattr(method, name)
+        whole, per_axis = "int" in str(field.type), "tuple" in str(field.type)
+        numbers = value if per_axis and isinstance(value, (tuple, list)) else (value,)
+        if not numbers or not all(_is_number(n, whole) and n >= low for n in numbers):
+            above = "from -2^63 to 2^63 - 1" if low == ANY_SEED else f">= {low:g}"
+            raise BadInput(
+                f"{name} as a {'whole ' if whole else ''}number {above}{', or one for each axis' if per_axis else ''}",
+                repr(value),
+                f"{field.default} is the default." if field.default is not MISSING else "Correct it.",
+            )
+
+
+def among(method: Any, **known: Collection[str]) -> None:
+    """Refuse a setting that is none of the names which are `known` for it."""
+    for name, names in known.items():
+        value = getattr(method, name)
+        if not isinstance(value, str) or value not in names:
+            raise BadInput(f"{name} among {', '.join(names)}", repr(value), "Choose one of them.")
+
+
+def _is_number(value: Any, whole: bool) -> bool:
+    if isinstance(value, bool) or not (hasattr(value, "__index__") if whole else hasattr(value, "__float__")):
+        return False
+    return -_END <= value < _END if whole else math.isfinite(value)
