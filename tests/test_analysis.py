@@ -273,7 +273,7 @@ def test_pairs_are_found_by_hemisphere() -> None:
 
 def test_queries_compare_and_run_nothing() -> None:
     table = DataFrame(
-        {"case": list("abcd"), "age": [50, 60, np.nan, 70], "site": ["A", "B", "A", None], "ill": [True, False, True, True]}
+        {"case": list("abcd"), "age": [50, 60, np.nan, 70], "site": ["A", "B", "A", None], "ill": [True, False, None, True]}
     )
     assert selected(table, "age < 70") == {"a", "b"}
     assert selected(table, 'site == "A" and age >= 50') == {"a"}

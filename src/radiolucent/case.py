@@ -271,10 +271,14 @@ def segmentation(prediction: Prediction, card: Card) -> tuple[Parcellation | Non
     """The labels that the model predicts as a parcellation, and what it is called; nothing for other models."""
     if not is_segmentation(prediction, card):
         return None, ""
-    labels, known = prediction.labels(card.output, card.regions), card.label_names()
-    values = {int(v) for v in torch.unique(torch.from_numpy(labels.data))}
-    names = {v: Name(known.get(v, f"label {v}")) for v in values}
-    return Parcellation(labels, names), "the predicted segmentation"
+    return Parcellation(prediction.labels(card.output, card.regions), class_names(prediction, card)), "the predicted segmentation"
+
+
+def class_names(prediction: Prediction, card: Card) -> dict[int, Name]:
+    """A name for every label that a segmentation model can give, whichever of them are in this scan."""
+    known = card.label_names()
+    values = (0, *card.regions) if card.regions else range(max(2, output_of(prediction, card).shape[1]))
+    return {v: Name(known.get(v, f"label {v}")) for v in values if v or known}
 
 
 def _facts(card: Card) -> dict[str, str]:

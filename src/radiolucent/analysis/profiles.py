@@ -122,8 +122,8 @@ def selected(manifest: DataFrame, query: str) -> set[str]:
 
 def _compared(column: Series, sign: str, text: str) -> Series:
     value: float | str = text.strip("\"'")
-    if pd.api.types.is_bool_dtype(column):
-        column = column.astype(str).str.lower()
+    if pd.api.types.is_bool_dtype(column) or column.dropna().map(type).eq(bool).all():  # with gaps, booleans are objects
+        column = column.map(lambda v: str(v).lower(), na_action="ignore")
         value = str(value).lower()
     elif pd.api.types.is_numeric_dtype(column):
         try:

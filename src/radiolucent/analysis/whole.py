@@ -15,6 +15,7 @@ from radiolucent.analysis.covariates import bias, quantities
 from radiolucent.analysis.importances import edges, importance
 from radiolucent.analysis.profiles import GROUP, Patients, checked, patients_of, selected
 from radiolucent.analysis.quality import anomaly_quality
+from radiolucent.analysis.shift import COLUMNS as DRIFT
 from radiolucent.analysis.shift import drift
 from radiolucent.analysis.sides import laterality, sides
 from radiolucent.errors import BadInput, InputWarning
@@ -108,7 +109,7 @@ def analyse(
     before, after = _cohorts(regions, reference, against)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InputWarning)
-        table["drift"] = drift(before, after, **tests) if len(before) and len(after) else DataFrame()
+        table["drift"] = drift(before, after, **tests) if len(before) and len(after) else DataFrame(columns=DRIFT)
     notes += [str(warning.message) for warning in caught]
     owners = {(patients or {}).get(case, case) for case in regions["case"].astype(str)}
     counts = {"cases": regions["case"].nunique(), "patients": len(owners), "manifest": len(manifest)}

@@ -96,8 +96,28 @@ def compact(study: Folder, as_json: Json = False) -> None:
 
 
 @app.command()
-def analyse(study: Folder) -> None:
-    """Importance, anomaly and bias over the study's rows, as tables."""
-    from radiolucent.errors import BadInput
+def analyse(
+    study: Folder,
+    against: Annotated[Path | None, typer.Option(help="Another study, to measure drift from.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Importance, anomaly, bias, drift and laterality over the cases that are done, as tables in STUDY/analysis."""
+    from radiolucent.study import Study
+    from radiolucent.study.analysing import FOLDER, analyse_study
 
-    raise BadInput("an analysis", "none in this version yet", "Read the rows with Study.open(folder).rows().")
+    opened = Study.open(study)
+    found = analyse_study(opened, against=Study.open(against) if against else None)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=1))
+        return
+    print(f"{found.counts['cases']} cases of {found.counts['patients']} patients, tables in {(opened.folder / FOLDER).resolve()}")
+    for note in found.notes:
+        print(f"note: {note}")
+    for name in ("bias", "drift", "laterality", "anomaly_quality"):
+        rows = found.tables[name]
+        shown = rows[rows["q"] < found.settings.alpha].sort_values("q", kind="stable")
+        tested = int(rows["p"].notna().sum())
+        print(f"{name}: {len(shown)} findings in {tested} tests at a false discovery rate of {found.settings.alpha:g}")
+        for row in shown.head(5).to_dict("records"):
+            where = ", ".join(str(row[key]) for key in ("method", "layer", "target") if row[key])
+            print(f"  {where}: {row['verdict']} (q = {row['q']:.2g})")

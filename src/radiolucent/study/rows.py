@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 
 from radiolucent import io
-from radiolucent.case import Explained, fitting, is_segmentation, output_of, segmentation
+from radiolucent.case import Explained, class_names, fitting, is_segmentation, output_of, segmentation
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction
 from radiolucent.io.tables import Name, read_names
 from radiolucent.methods import titles
 from radiolucent.metrics.agreement import Agreement, agreement
 from radiolucent.models import Card
-from radiolucent.parcellation import Parcellation, by_region
+from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
+from radiolucent.regions import Regions as Prepared
+from radiolucent.regions import by_region
 from radiolucent.study.cohort import Case
-from radiolucent.study.recipe import Recipe, Regions
+from radiolucent.study.recipe import Regions
 from radiolucent.targets import Region
 from radiolucent.volume import Volume
 
 Row = dict[str, Any]
-_SIDES = {"left": "L", "right": "R"}
 
 
 def names_of(explanations: Sequence[Explanation], methods: Sequence[Method]) -> dict[Method, tuple[str, str]]:
@@ -37,15 +38,15 @@ def names_of(explanations: Sequence[Explanation], methods: Sequence[Method]) -> 
 
 
 def region_rows(
-    explained: Explained, parcellation: Parcellation, recipe: Recipe, names: dict[Method, tuple[str, str]]
+    explained: Explained, parcellation: Parcellation, card: Card, wanted: Regions, names: dict[Method, tuple[str, str]]
 ) -> list[Row]:
     """One row per method, target and region, without the case: the one place where a study adds relevance up."""
+    seen = segmentation(explained.prediction, card)[0] if wanted.near_mm else None
+    regions = Prepared(parcellation, joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
     rows = []
-    for e in explained.explanations:
-        method, layer = names[e.method]
-        for target, relevance in zip(e.targets, e.relevance, strict=True):
-            about = {"method": method, "layer": layer, "target": target, "kind": "label"}
-            rows += [about | row | {"hemisphere": _SIDES.get(row["hemisphere"], "")} for row in by_region(relevance, parcellation)]
+    for explanation in explained.explanations:
+        method, layer = names[explanation.method]
+        rows += [row | {"method": method, "layer": layer} for row in by_region(explanation, regions)]
     return rows
 
 
@@ -62,7 +63,7 @@ def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Reg
         labels = label_of(case, card, scan)
         if labels is None:
             raise BadInput(f"a label image of {case.id}", "none in the manifest", "Add it, or choose another parcellation.")
-        return Parcellation(labels, names or {i: Name(name) for i, name in _classes(labels, card).items()}), "the label"
+        return Parcellation(labels, names or _label_names(labels, prediction, card)), "the label"
     path = Path(regions.parcellation.replace("{case}", case.id))
     return fitting(Parcellation.read(path, names), scan).on(scan.grid), path.name
 
@@ -83,8 +84,10 @@ def label_of(case: Case, card: Card, scan: Volume) -> Volume | None:
     return labels
 
 
-def _classes(labels: Volume, card: Card) -> dict[int, str]:
-    return dict(enumerate(card.classes)) or {int(v): f"label {v}" for v in np.unique(labels.data)}
+def _label_names(labels: Volume, prediction: Prediction, card: Card) -> dict[int, Name]:
+    """As the model's classes are called, where it segments."""
+    found = {int(v): Name(f"label {int(v)}") for v in np.unique(labels.data) if v}
+    return found | (class_names(prediction, card) if is_segmentation(prediction, card) else {})
 
 
 def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: Card, wanted: Sequence[str]) -> list[Row]:

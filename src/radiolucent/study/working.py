@@ -63,10 +63,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended. `elsewhere`: another process is at it. `blameless`: it failed, but not by itself (a full disk)."""
+    """How a case ended. `elsewhere`: another process is at it; `there`: one has just done it.
+
+    `blameless`: it failed, but not by itself (a full disk).
+    """
 
     case: str
-    status: Literal["done", "failed", "elsewhere"]
+    status: Literal["done", "failed", "elsewhere", "there"]
     reason: str = ""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -160,7 +163,7 @@ def work(job: Job, case: Case) -> Outcome:
             with claim(study.mark(case.folder)) as ours:
                 if not ours:
                     return Outcome(case.id, "elsewhere")
-                outcome = Outcome(case.id, "done") if study.is_done(case) else _attempt(job, study, case)
+                outcome = Outcome(case.id, "there") if study.is_done(case) else _attempt(job, study, case)
         except OSError as error:  # of the claim itself: no room for it
             outcome = Outcome(case.id, "failed", f"{type(error).__name__}: {error}", blameless=True)
     notes = []
@@ -178,7 +181,7 @@ def _attempt(job: Job, study: Study, case: Case) -> Outcome:
         notes = write_case(case, study.folder / "cases" / case.folder, model, job.recipe)
     except Exception as error:  # a case may fail in any way; the others go on
         if study.is_done(case):  # another process was quicker where nothing can be claimed
-            return Outcome(case.id, "done")
+            return Outcome(case.id, "there")
         reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
         blameless = isinstance(error, OSError) and error.errno in _NO_ROOM
         if not blameless:
@@ -200,7 +203,7 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
     names = names_of(explained.explanations, model.plan.methods)
     notes += [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
     tables = {
-        "regions": region_rows(explained, parcellation, recipe, names),
+        "regions": region_rows(explained, parcellation, model.card, recipe.regions, names),
         "cases": case_rows(case, prediction, targets, model.card, recipe.explain.targets),
         "costs": cost_rows(explained.explanations, names),
     }
