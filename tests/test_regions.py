@@ -264,6 +264,14 @@ def test_distances_are_looked_for_around_the_target_alone():
     assert np.prod(shells(target.data[0], target.grid, [6]).codes.shape) < 8000
 
 
+@pytest.mark.parametrize("affine", [AFFINE, OBLIQUE, SHEARED], ids=["anisotropic", "oblique", "sheared"])
+def test_the_box_around_the_target_holds_all_that_is_near(affine):
+    target = box((41, 31, 21), slice(20, 21), slice(15, 16), slice(10, 11), affine=affine)
+    distance = brute_force(target.data[0], affine)
+    for k in (3.1, 6.1, 9.1):
+        assert shells(target.data[0], target.grid, [k]).voxels[1] == (~target.data[0] & (distance <= k)).sum()
+
+
 def test_each_target_has_its_own_surroundings():
     parcellation = labelled((12, 12, 12), coarse=4)
     maps = [noise((12, 12, 12), seed) for seed in range(2)]
