@@ -1,20 +1,17 @@
-"""Label images, their names in every format, and relevance added up by region."""
+"""Label images and their names in every format."""
 
 import csv
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from radiolucent import io
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import Grid
 from radiolucent.io.tables import Name, read_names, write_table
-from radiolucent.parcellation import Parcellation, by_region
+from radiolucent.parcellation import Parcellation
 from radiolucent.volume import Volume
 
 AFFINE = np.diag([-2.0, 1.5, 3, 1])
@@ -178,8 +175,6 @@ def test_row_19_labels_must_be_whole_numbers_of_one_channel():
 def test_row_17_another_grid_is_refused_or_resampled_with_a_word():
     parcellation = labelled()
     other = Grid((5, 4, 6), AFFINE)
-    with pytest.raises(BadInput, match=r"a parcellation on the map's grid \(5 x 4 x 6.*Use parcellation.on"):
-        by_region(Volume(np.ones((1, 5, 4, 6)), AFFINE), parcellation)
     with pytest.warns(InputWarning, match="the parcellation was resampled from 4 x 5 x 6 .* to 5 x 4 x 6") as caught:
         moved = parcellation.on(other)
     assert caught[0].filename == __file__
@@ -211,83 +206,64 @@ def test_row_4_an_image_has_no_volumes_parcellation():
         labelled().on(Grid((4, 5), AFFINE))
 
 
-# Relevance by region.
+# Names that tell regions apart.
 
 
-def slowly(relevance: np.ndarray, labels: np.ndarray, value: int, voxel_mm3: float) -> dict[str, float]:
-    """The definitions, with a mask per region and nothing shared."""
-    mask = np.broadcast_to(labels == value, relevance.shape)
-    whole = np.abs(relevance.astype(np.float64)).sum()
-    inside = relevance[mask].astype(np.float64)
-    voxels = int((labels == value).sum())
-    mass = np.abs(inside).sum() / whole
-    return {
-        "label": value,
-        "mass_fraction": mass,
-        "positive": inside[inside > 0].sum() / whole,
-        "negative": -inside[inside < 0].sum() / whole,
-        "density": np.abs(inside).sum() / voxels,
-        "enrichment": mass / (voxels / labels.size),
-        "voxels": voxels,
-        "volume_mm3": voxels * voxel_mm3,
+def named(*names: Name) -> Parcellation:
+    return Parcellation(Volume(np.zeros((1, 2, 2), np.int32)), dict(enumerate(names, 1)))
+
+
+def test_titles_are_of_one_label_each():
+    left, right = Name("Hippocampus", "left"), Name("Hippocampus", "right")
+    table = named(left, right, Name("Brain Stem", "midline"), Name("White matter"), Name("White matter"), Name("Pole", "left"))
+    assert table.titles == {
+        0: "background",
+        1: "Hippocampus (left)",
+        2: "Hippocampus (right)",
+        3: "Brain Stem",
+        4: "White matter (label 4)",
+        5: "White matter (label 5)",
+        6: "Pole",
     }
+    twice = named(left, left, right)
+    assert list(twice.titles.values())[1:] == ["Hippocampus (label 1)", "Hippocampus (label 2)", "Hippocampus (right)"]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 3), st.booleans())
-def test_by_region_is_what_a_mask_per_region_gives(seed, channels, flat):
-    parcellation = labelled((4, 5) if flat else (4, 5, 6), seed=seed)
-    shape = (channels, *parcellation.labels.grid.shape)
-    relevance = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    rows = by_region(Volume(relevance, AFFINE), parcellation)
-    assert [row["label"] for row in rows] == parcellation.values
-    for row in rows:
-        expected = slowly(relevance, parcellation.labels.data[0], row["label"], 9.0)
-        np.testing.assert_allclose([row[key] for key in expected], list(expected.values()), rtol=1e-9)
-        assert row["region"] == parcellation.name(row["label"])
-    assert rows[-1]["hemisphere"] == "right"
-    for share in (sum(r["mass_fraction"] for r in rows), sum(r["positive"] + r["negative"] for r in rows)):
-        assert share == pytest.approx(1, abs=1e-12)
-    assert sum(r["voxels"] for r in rows) == parcellation.labels.data.size
+def test_finding_labels_by_their_name():
+    table = named(Name("Hippocampus", "left"), Name("Hippocampus", "right"), Name("Brain Stem"))
+    assert table.find("Hippocampus") == [1, 2]
+    assert table.find("Hippocampus (right)") == [2]
+    assert table.find("Brain Stem") == table.find(3) == [3]
+    assert table.find("background") == [0]
+    with pytest.raises(BadInput, match=r"one of the regions background, .*got 'Hipocampus'. Is it Hippocampus"):
+        table.find("Hipocampus")
+    with pytest.raises(BadInput, match=r"got 4\. See the table of names"):
+        table.find(4)
 
 
-def test_by_region_counts_small_values_beside_large_ones():
-    labels = np.zeros((1, 300, 300), np.int32)
-    labels[0, 150:] = 1
-    relevance = np.full((1, 300, 300), 1e-4, np.float32)
-    relevance[0, 0, 0] = 1e6
-    rows = by_region(Volume(relevance), Parcellation(Volume(labels), {1: Name("half")}))
-    assert rows[1]["density"] == pytest.approx(np.float64(np.float32(1e-4)), rel=1e-12)
+def test_pairs_of_left_and_right():
+    assert named(
+        Name("Amygdala", "right"), Name("Amygdala", "left"), Name("Stem", "midline"), Name("Pole", "left")
+    ).left_right() == [("Amygdala (left)", "Amygdala (right)")]
+    marks = ["Left-Caudate", "Right-Caudate", "kidney_left", "kidney_right", "ctx-lh-insula", "ctx-rh-insula", "wm-lh-insula"]
+    marks += ["Putamen_L", "Putamen_R", "vertebrae_L1", "vertebrae_R1", "Leftover", "Rightover", "L lung", "R lung", "spleen"]
+    assert named(*map(Name, marks)).left_right() == [
+        ("Left-Caudate", "Right-Caudate"),
+        ("kidney_left", "kidney_right"),
+        ("ctx-lh-insula", "ctx-rh-insula"),
+        ("Putamen_L", "Putamen_R"),
+        ("L lung", "R lung"),
+    ]
+    assert named(Name("a_left"), Name("a_left", "left"), Name("a_right")).left_right() == []  # two lefts: which one?
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
-def test_row_34_relevance_that_says_nothing_is_refused(value):
-    relevance = np.zeros((1, 4, 5, 6), np.float32)
-    relevance[0, 1, 2, 3] = value
-    with pytest.raises(BadInput, match="relevance that is finite and not zero everywhere; got a sum of"):
-        by_region(Volume(relevance, AFFINE), labelled())
-
-
-def test_by_region_on_a_real_scan(data_folder, tmp_path):
-    case = "IXI012-HH-1211-T1_ds"
-    scan = io.read(data_folder / "ixi" / "t1" / f"{case}.nii.gz")
-    path = data_folder / "ixi" / "parcellation" / f"{case}_DLMUSE.nii.gz"
-    with pytest.raises(BadInput, match=r"a name for every label in .*DLMUSE.nii.gz.; got none for \[1, 46, 69, 71"):
-        Parcellation.read(path, data_folder / "ixi" / "regions.tsv")
-    names = read_names(data_folder / "ixi" / "regions.tsv")
-    bare = Parcellation.read(path)
-    parcellation = Parcellation(bare.labels, dict(bare.names) | names)
-    rows = {row["label"]: row for row in by_region(scan, parcellation.on(scan.grid))}
-    assert len(rows) == 149
-    with (data_folder / "ixi" / "region_volumes.csv").open() as file:
-        volumes = next(row for row in csv.DictReader(file) if row["MRID"] == "IXI012-HH-1211")
-    for value in names:  # the volumes that come with the data, of another tool
-        assert rows[value]["volume_mm3"] == pytest.approx(float(volumes[str(value)]))
-    labels = np.asanyarray(nib.load(path).dataobj)
-    expected = scan.data[0][labels == 47].sum(dtype=np.float64) / scan.data.sum(dtype=np.float64)
-    assert rows[47]["mass_fraction"] == pytest.approx(expected)
-    assert (rows[47]["region"], rows[47]["hemisphere"]) == ("Hippocampus", "right")
-    assert sum(row["mass_fraction"] for row in rows.values()) == pytest.approx(1)
+def test_pairs_of_the_real_tables(data_folder):
+    for folder, pairs in (("ixi", 12), ("brain_labels", 14)):
+        table = Parcellation(Volume(np.zeros((1, 2, 2), np.int32)), read_names(data_folder / folder / "regions.tsv"))
+        found = table.left_right()
+        assert len(found) == pairs
+        assert ("Hippocampus (left)", "Hippocampus (right)") in found
+        assert sum(name.hemisphere == "left" for name in table.names.values()) == pairs
 
 
 # Tables out.

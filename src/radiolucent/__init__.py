@@ -22,7 +22,7 @@ _PUBLIC = {
     "Preprocessing": "models",
     "Region": "targets",
     "Volume": "volume",
-    "by_region": "parcellation",
+    "by_region": "regions",
     "explain": "explanation",
     "inject": "injection",
     "layers": "hooks",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from radiolucent.models import Preprocessing as Preprocessing
     from radiolucent.models import load as load
     from radiolucent.parcellation import Parcellation as Parcellation
-    from radiolucent.parcellation import by_region as by_region
+    from radiolucent.regions import by_region as by_region
     from radiolucent.report import write_report as write_report
     from radiolucent.targets import Contrast as Contrast
     from radiolucent.targets import Logits as Logits

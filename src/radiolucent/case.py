@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,9 @@ from radiolucent.methods import describe, title
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
-from radiolucent.report import region_rows, write_report
-from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, label_map, part_of
+from radiolucent.regions import region_rows
+from radiolucent.report import write_report
+from radiolucent.targets import Logits, Outputs, Overlapping, Region, Select, as_tensor, label_map, part_of
 from radiolucent.volume import Volume
 
 
@@ -74,10 +75,63 @@ def explain_case(
     parcellation, where it was read before.
     """
     start = time.perf_counter()
-    scan = _read(image, card, plan)
-    prediction = predict(model, scan, card.preprocessing)
+    prediction = predict(model, read_scan(image, card, plan), card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
+    parcellation, parcellation_name = _parcellation(prediction, card, plan, regions)
+    explained = explain_all(prediction, targets, card, plan, parcellation)
+    with io.new_folder(folder, replace=overwrite) as new:
+        maps, left_out = write_maps(new, image, explained.explanations, plan)
+        if is_segmentation(prediction, card):
+            io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
+        rows = region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else []
+        if rows:
+            write_table(new / "regions.csv", rows)
+        left_out += write_page(
+            new / "report.html",
+            io.stem(image),
+            explained,
+            card,
+            parcellation=parcellation,
+            parcellation_name=parcellation_name,
+            regions=rows,
+            outlined=not plan.parcellation,
+            notes=left_out,
+        )
+        summary = {
+            "case": io.stem(image),
+            "folder": str(folder),
+            "report": str(folder / "report.html"),
+            **explained.summary(maps),
+            "notes": [*prediction.scan.notes, *left_out],
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+        io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
+    return summary
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """One scan's explanations, and the methods that gave none, with their reasons."""
+
+    prediction: Prediction
+    explanations: Sequence[Explanation]
+    failures: Mapping[str, str]
+
+    def summary(self, maps: Sequence[str]) -> dict[str, Any]:
+        """Scores, files of the maps (`maps`: a folder for each explanation, or nothing), methods that failed."""
+        return {
+            "targets": {name: score for e in self.explanations for name, score in zip(e.targets, e.scores, strict=True)},
+            "maps": {
+                name: [f"{name}/target_{t}.nii.gz" for t in range(len(e.targets))]
+                for name, e in zip(maps, self.explanations, strict=False)
+            },
+            "failed_methods": dict(self.failures),
+        }
+
+
+def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan, parcellation: Parcellation | None) -> Explained:
+    """All of the plan's methods; one that fails does not take the others along, unless all do."""
     failures: dict[str, str] = {}
     errors: list[BadInput] = []
 
@@ -85,51 +139,45 @@ def explain_case(
         errors.append(error)
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
 
-    parcellation, parcellation_name = _parcellation(prediction, card, plan, regions)
     explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation)
     if not explanations and len(errors) == 1:
         raise errors[0]
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
-    with io.new_folder(folder, replace=overwrite) as new:
-        folders, left_out = _write_maps(new, image, explanations, plan)
-        segments = _is_segmentation(_output(prediction, card), card)
-        if segments:
-            io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
-        rows = region_rows(explanations, parcellation.on(scan.grid)) if parcellation else []
-        if rows:
-            write_table(new / "regions.csv", rows)
-        shown = _shown(explanations)
-        if len(shown) < len(explanations):
-            left_out.append(f"{len(shown)} of {len(explanations)} explanations are drawn here; all are in their folders")
-        write_report(
-            new / "report.html",
-            scan,
-            shown,
-            title=io.stem(image),
-            subtitle=f"{card.name} ({card.task})",
-            parcellation=parcellation,
-            parcellation_name=parcellation_name,
-            regions=rows,
-            outlines={name: i for i, name in enumerate(card.classes)} if segments and not plan.parcellation else None,
-            notes=[f"{method} failed: {reason}" for method, reason in failures.items()] + left_out,
-            facts=_facts(card),
-        )
-        summary = {
-            "case": io.stem(image),
-            "folder": str(folder),
-            "report": str(folder / "report.html"),
-            "targets": {name: score for e in explanations for name, score in zip(e.targets, e.scores, strict=True)},
-            "maps": {
-                name: [f"{name}/target_{t}.nii.gz" for t in range(len(e.targets))]
-                for name, e in zip(folders, explanations, strict=True)
-            },
-            "failed_methods": failures,
-            "notes": [*scan.notes, *left_out],
-            "seconds": round(time.perf_counter() - start, 2),
-        }
-        io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
-    return summary
+    return Explained(prediction, explanations, failures)
+
+
+def write_page(
+    path: Path,
+    name: str,
+    explained: Explained,
+    card: Card,
+    *,
+    parcellation: Parcellation | None,
+    parcellation_name: str,
+    regions: Sequence[Mapping[str, Any]],
+    outlined: bool,
+    notes: Sequence[str] = (),
+) -> list[str]:
+    """The case's report; `outlined` says that the parcellation is the model's segmentation. Returns what it leaves out."""
+    shown, left_out = _shown(explained.explanations), []
+    if len(shown) < len(explained.explanations):
+        left_out = [f"{len(shown)} of {len(explained.explanations)} explanations are drawn here; all are in their folders"]
+    outlines = {name: i for i, name in enumerate(card.classes)}
+    write_report(
+        path,
+        explained.prediction.scan,
+        shown,
+        title=name,
+        subtitle=f"{card.name} ({card.task})",
+        parcellation=parcellation,
+        parcellation_name=parcellation_name,
+        regions=regions,
+        outlines=outlines if outlined and not card.regions and is_segmentation(explained.prediction, card) else None,
+        notes=[*(f"{method} failed: {reason}" for method, reason in explained.failures.items()), *notes, *left_out],
+        facts=_facts(card),
+    )
+    return left_out
 
 
 _MOST_DRAWN = 24
@@ -144,7 +192,7 @@ def _shown(explanations: Sequence[Explanation]) -> Sequence[Explanation]:
     return [explanations[last - round(i * last / max(1, most - 1))] for i in reversed(range(most))]
 
 
-def _read(image: Path, card: Card, plan: Plan) -> Volume:
+def read_scan(image: Path, card: Card, plan: Plan) -> Volume:
     """The scan, with as many channels as the model wants."""
     how: dict[str, Any] = {"frame": plan.frame, "nonfinite": plan.nonfinite, "colour": plan.colour, "series": plan.series}
     scan = io.read_channels(image, card.channels or 1, **how).noted(*card.notes)
@@ -154,7 +202,7 @@ def _read(image: Path, card: Card, plan: Plan) -> Volume:
     return scan
 
 
-def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], plan: Plan) -> tuple[list[str], list[str]]:
+def write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], plan: Plan) -> tuple[list[str], list[str]]:
     """A subfolder per method, with DICOM maps beside the NIfTI ones for a DICOM scan: their names, and what was left out."""
     names, left_out = _folders([e.method for e in explanations]), []
     for name, explanation in zip(names, explanations, strict=True):
@@ -167,15 +215,18 @@ def _write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], 
 
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     """The plan's target names as a Target of the model's task; without names, what the model predicts."""
-    output = _output(prediction, card)
+    output = output_of(prediction, card)
+    card.check_outputs(output)
     indices = [card.index(t) for t in plan.targets]
     chosen: Target
-    if _is_segmentation(output, card):
-        if not indices:
+    if is_segmentation(prediction, card):
+        if not indices and card.regions:
+            indices = [c for c in range(output.shape[1]) if (output[:, c] > 0).any()]
+        elif not indices:
             indices = [int(v) for v in torch.unique(label_map(output)) if v > 0]
         if not indices:
             raise BadInput("a segmentation with a labelled voxel", "background everywhere", "Name a label with --target.")
-        chosen = Region(*indices, reduce=plan.reduce)
+        chosen = (Overlapping if card.regions else Region)(*indices, reduce=plan.reduce)
     elif card.task == "regression":
         chosen = Outputs(*indices)
     else:
@@ -187,36 +238,47 @@ def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     return chosen if card.output is None else Select(card.output, chosen)
 
 
-def _output(prediction: Prediction, card: Card) -> Tensor:
+def output_of(prediction: Prediction, card: Card) -> Tensor:
+    """The part of the model's output that is explained."""
     return as_tensor(prediction.output if card.output is None else part_of(prediction.output, card.output))
 
 
-def _is_segmentation(output: Tensor, card: Card) -> bool:
-    return card.task == "segmentation" or output.ndim > 3
+def is_segmentation(prediction: Prediction, card: Card) -> bool:
+    """Whether the model gives a label to every voxel."""
+    return card.task == "segmentation" or output_of(prediction, card).ndim > 3
 
 
 def _parcellation(prediction: Prediction, card: Card, plan: Plan, regions: Parcellation | None) -> tuple[Parcellation | None, str]:
     """The parcellation that is asked for, else the segmentation that the model made, and what it is called."""
     scan = prediction.scan
     if not plan.parcellation:
-        return _segmentation(prediction, card)
-    parcellation = regions or Parcellation.read(plan.parcellation, plan.names)
+        return segmentation(prediction, card)
+    return fitting(regions or Parcellation.read(plan.parcellation, plan.names), scan), plan.parcellation.name
+
+
+def fitting(parcellation: Parcellation, scan: Volume) -> Parcellation:
+    """The parcellation, if it can be laid on the scan: both have a world space, or the same grid."""
     if parcellation.labels.grid != scan.grid and not (scan.has_world and parcellation.labels.has_world):
         raise BadInput(
             f"a parcellation on the scan's own grid ({scan.grid}), since one of them has no world space",
             f"{parcellation.labels.grid}",
             "Resample it to the scan's voxels first.",
         )
-    return parcellation, plan.parcellation.name
+    return parcellation
 
 
-def _segmentation(prediction: Prediction, card: Card) -> tuple[Parcellation | None, str]:
-    if not _is_segmentation(_output(prediction, card), card):
+def segmentation(prediction: Prediction, card: Card) -> tuple[Parcellation | None, str]:
+    """The labels that the model predicts as a parcellation, and what it is called; nothing for other models."""
+    if not is_segmentation(prediction, card):
         return None, ""
-    labels = prediction.labels(card.output)
-    values = {int(v) for v in torch.unique(torch.from_numpy(labels.data))}
-    names = {v: Name(card.classes[v] if v < len(card.classes) else f"label {v}") for v in values}
-    return Parcellation(labels, names), "the predicted segmentation"
+    return Parcellation(prediction.labels(card.output, card.regions), class_names(prediction, card)), "the predicted segmentation"
+
+
+def class_names(prediction: Prediction, card: Card) -> dict[int, Name]:
+    """A name for every label that a segmentation model can give, whichever of them are in this scan."""
+    known = card.label_names()
+    values = (0, *card.regions) if card.regions else range(max(2, output_of(prediction, card).shape[1]))
+    return {v: Name(known.get(v, f"label {v}")) for v in values if v or known}
 
 
 def _facts(card: Card) -> dict[str, str]:

@@ -1,16 +1,18 @@
-"""Anatomy: a label image with names, and relevance added up by region."""
+"""Anatomy: a label image with names."""
 
 from __future__ import annotations
 
-import warnings
+import difflib
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.geometry import Grid
 from radiolucent.io import read_labels
 from radiolucent.io.tables import Name, read_names
@@ -56,6 +58,51 @@ class Parcellation:
     def name(self, value: int) -> str:
         return self.names[value].name if value in self.names else "background"
 
+    def hemisphere(self, value: int) -> str:
+        return self.names[value].hemisphere if value in self.names else ""
+
+    @cached_property
+    def titles(self) -> dict[int, str]:
+        """A name for every label of the table that no other label has, whichever of them an image holds.
+
+        "Hippocampus (left)" where both sides are called Hippocampus, "White matter (label 5)" where nothing else differs.
+        """
+        values = {0, *self.names}
+        often = Counter(self.name(v) for v in values)
+        sided = {v: f"{self.name(v)} ({self.hemisphere(v)})" if self.hemisphere(v) else self.name(v) for v in values}
+        titles = {v: sided[v] if often[self.name(v)] > 1 else self.name(v) for v in values}
+        same = Counter(titles.values())
+        return {v: title if same[title] == 1 else f"{self.name(v)} (label {v})" for v, title in titles.items()}
+
+    def find(self, region: str | int) -> list[int]:
+        """The label values that are called so: one, or both sides of "Hippocampus"; a value stands for itself."""
+        if isinstance(region, int):
+            found = [region] if region in self.titles else []
+        else:
+            found = [v for v, title in self.titles.items() if title == region] or [
+                v for v, name in self.names.items() if name.name == region
+            ]
+        if found:
+            return found
+        known = list(dict.fromkeys(title for v, title in sorted(self.titles.items())))
+        close = difflib.get_close_matches(str(region), known, 3, 0.5)
+        do = f"Is it {' or '.join(close)}?" if close else "See the table of names."
+        raise BadInput(f"one of the regions {', '.join(known[:40])}{' ...' if len(known) > 40 else ''}", repr(region), do)
+
+    def left_right(self) -> list[tuple[str, str]]:
+        """The titles of regions that differ in their side alone: by the table's hemispheres, or by marks in the names.
+
+        Marks are left, right, lh, rh, L and R where they stand alone: "Left-Caudate", "kidney_left", "ctx-lh-insula", "Caudate_L".
+        """
+        found: dict[str, dict[str, list[str]]] = {}
+        for value, name in self.names.items():
+            mark = _MARK.search(name.name)
+            side = name.hemisphere or ({"l": "left", "r": "right"}[mark[0][0].lower()] if mark else "")
+            rest = _MARK.sub("*", name.name, count=1).lower() if mark else name.name.lower()
+            found.setdefault(rest, {}).setdefault(side, []).append(self.titles[value])
+        pairs = [(sides.get("left", []), sides.get("right", [])) for sides in found.values()]
+        return [(left[0], right[0]) for left, right in pairs if len(left) == len(right) == 1]
+
     def on(self, grid: Grid) -> Parcellation:
         """The same labels on another grid (nearest neighbour); refused where they do not overlap at all."""
         if self.labels.grid == grid:
@@ -71,48 +118,8 @@ class Parcellation:
             raise BadInput(
                 "a parcellation that overlaps the image", f"none of its regions on {grid}", "Is it the same subject and space?"
             )
-        warnings.warn(f"the parcellation was resampled from {self.labels.grid} to {grid}", InputWarning, stacklevel=2)
+        warn(f"the parcellation was resampled from {self.labels.grid} to {grid}")
         return Parcellation(moved, self.names)
 
 
-def by_region(relevance: Volume, parcellation: Parcellation) -> list[dict[str, Any]]:
-    """One row per region b: how much of the relevance e lies in it (Agg2Exp).
-
-        mass_fraction = |e in b|_1 / |e|_1        positive, negative = the same for e > 0 and e < 0
-        density = |e in b|_1 / voxels of b        enrichment = mass_fraction / (voxels of b / all voxels)
-
-    The channels of `relevance` (c, *grid) are added up by their absolute values. One pass over the map
-    whatever the number of regions. Fractions of all regions, background included, sum to 1.
-    """
-    labels = parcellation.labels
-    if relevance.grid != labels.grid:
-        raise BadInput(
-            f"a parcellation on the map's grid ({relevance.grid})", f"{labels.grid}", "Use parcellation.on(relevance.grid)."
-        )
-    values, index = np.unique(labels.data[0], return_inverse=True)
-    flat = index.reshape(-1)
-    voxels = np.bincount(flat, minlength=len(values))
-    positive = np.zeros(len(values))
-    negative = np.zeros(len(values))
-    for channel in relevance.data:
-        e = channel.reshape(-1).astype(np.float64)
-        positive += np.bincount(flat, np.maximum(e, 0), len(values))
-        negative += np.bincount(flat, np.maximum(-e, 0), len(values))
-    total = (positive + negative).sum()
-    if not 0 < total < np.inf:
-        raise BadInput("relevance that is finite and not zero everywhere", f"a sum of {total}", "There is nothing to share out.")
-    return [
-        {
-            "label": int(value),
-            "region": parcellation.name(int(value)),
-            "hemisphere": parcellation.names[int(value)].hemisphere if int(value) in parcellation.names else "",
-            "mass_fraction": float((positive[b] + negative[b]) / total),
-            "positive": float(positive[b] / total),
-            "negative": float(negative[b] / total),
-            "density": float((positive[b] + negative[b]) / voxels[b]),
-            "enrichment": float((positive[b] + negative[b]) / total / (voxels[b] / voxels.sum())),
-            "voxels": int(voxels[b]),
-            "volume_mm3": float(voxels[b] * relevance.grid.voxel_mm3),
-        }
-        for b, value in enumerate(values)
-    ]
+_MARK = re.compile(r"(?<![a-z0-9])(left|right|lh|rh|l|r)(?![a-z0-9])", re.IGNORECASE)

@@ -38,10 +38,10 @@ def anomaly(
     m are the masses of the regions, h is the depth at which a tree isolates m. The forest sees the masses. They sum
     to 1, so that their covariance is singular; Mahalanobis therefore sees log-ratios: the columns of V are an
     orthonormal basis of what is orthogonal to (1, ..., 1), so the distance is that of the centred log-ratios (clr)
-    and does not depend on which region would be dropped. A mass of 0 is first replaced by half of the
-    smallest mass seen in that region. mu and Sigma are the minimum covariance determinant's where more than five cases
-    per dimension were seen ("mcd"); else the median and a Ledoit-Wolf shrinkage, each dimension scaled by its median
-    absolute deviation ("ledoit-wolf"), which needs no such number but is less robust.
+    and does not depend on which region would be dropped. A mass of 0 is first replaced by half of the smallest mass
+    seen in that region. mu and Sigma are the minimum covariance determinant's where more than five cases per dimension
+    were seen, not most of them alike ("mcd"); else the median and a Ledoit-Wolf shrinkage, each dimension scaled by its
+    median absolute deviation ("ledoit-wolf"), which needs no such number but is less robust.
 
     `strangest` is the region with the largest |strangest_z|, a robust z-value: where to look first.
 
@@ -51,7 +51,8 @@ def anomaly(
         patients: cases of one patient stay in one part, and none is scored by a fit that saw another.
         trees, seed: of the forest; the seed also makes the parts, over the sorted names.
 
-    Known failure: a score is relative to the cohort: what half of it has is normal.
+    Known failure: a score is relative to the cohort: what half of it has is normal. A forest gives what lies beyond
+    everything that it saw the depth of the most extreme that it saw; the distance goes on growing.
     """
     if folds < 2 or trees < 1:
         raise BadInput("at least 2 folds and a tree", f"folds={folds}, trees={trees}", "Correct it.")
@@ -95,12 +96,12 @@ def _fit_and_score(profile: Profile, seen: Array, scored: Array, trees: int, see
     forest = IsolationForest(n_estimators=trees, random_state=seed).fit(fit)
     distance = Distance.fit(fit, seed)
     z = (new - np.median(fit, 0)) / _spread(fit)
-    strangest = np.abs(z).argmax(1)
+    strangest, names = np.abs(z).argmax(1), profile.names
     return [
         {
             "forest": float(-score),  # scikit-learn's is Liu's with a minus
             "mahalanobis": float(d),
-            "strangest": profile.names[b],
+            "strangest": names[b],
             "strangest_z": float(z[i, b]),
             "covariance": distance.covariance,
             "reason": "",
@@ -134,12 +135,8 @@ class Distance(NamedTuple):
         least = np.array([column[column > 0].min() / 2 if (column > 0).any() else 1e-6 for column in masses.T])
         z = log_ratios(masses, least)
         n, d = z.shape
-        if n > 5 * d and np.linalg.matrix_rank(z - z.mean(0)) == d:
-            with warnings.catch_warnings():  # that a step increased the determinant, by rounding
-                warnings.simplefilter("ignore", RuntimeWarning)
-                robust = MinCovDet(random_state=seed).fit(z)
-            if np.linalg.cond(robust.covariance_) < 1e12:
-                return cls(least, np.ones(d), robust.location_, np.linalg.inv(robust.covariance_), "mcd")
+        if n > 5 * d and (found := _robust(z, seed)):
+            return cls(least, np.ones(d), *found, "mcd")
         scale, location = _spread(z), np.median(z, 0)
         shrunk = LedoitWolf(assume_centered=True).fit((z - location) / scale)
         return cls(least, scale, location, shrunk.precision_, "ledoit-wolf")
@@ -147,6 +144,19 @@ class Distance(NamedTuple):
     def __call__(self, masses: Array) -> Array:
         z = (log_ratios(masses, self.least) - self.location) / self.scale
         return np.sqrt(np.einsum("nd,de,ne->n", z, self.precision, z))
+
+
+def _robust(z: Array, seed: int) -> tuple[Array, Array] | None:
+    """Location and precision by the minimum covariance determinant; None where more than half of the cases are in a plane."""
+    with warnings.catch_warnings():  # that a step increased the determinant, by rounding, or that there is none
+        warnings.simplefilter("ignore")
+        try:
+            found = MinCovDet(random_state=seed).fit(z)
+        except ValueError:
+            return None
+    if not np.linalg.cond(found.covariance_) < 1e12:
+        return None
+    return found.location_, np.linalg.inv(found.covariance_)
 
 
 def log_ratios(masses: Array, least: Array) -> Array:

@@ -11,13 +11,12 @@ from pandas import DataFrame, Series
 
 from radiolucent.analysis import effects
 from radiolucent.analysis.effects import FEWEST_IN_GROUP, Found
-from radiolucent.analysis.profiles import GROUP, Patients, profiles, units
+from radiolucent.analysis.profiles import GROUP, PATIENT, Patients, profiles, units
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 
 MOST_GROUPS = 20
 """A text with more different values than this is a name or a date rather than a group."""
-NOT_COVARIATES = ("case", "image", "label", "patient")
 COLUMNS = [
     *GROUP, "quantity", "region", "covariate", "test", "groups", "statistic", "p", "q", "measure", "effect", "low",
     "high", "n", "missing", "left_out", "verdict",
@@ -50,11 +49,11 @@ def bias(
     Args:
         values: case, method, layer, target, quantity, region, value; see `quantities`.
         manifest: case, and a column per covariate.
-        covariates: all columns but case, image, label and patient if none is named.
+        covariates: all columns but case, image, label, patient and patient_id if none is named.
 
     Known failure: association is no cause. Two covariates that go together, such as scanner and age, show both.
     """
-    names = list(covariates) or [c for c in manifest.columns if c not in NOT_COVARIATES]
+    names = list(covariates) or [c for c in manifest.columns if c not in ("case", "image", "label", *PATIENT)]
     missing = [name for name in names if name not in manifest.columns]
     if missing:
         raise BadInput("covariates of the manifest", ", ".join(missing), f"It has {', '.join(map(str, manifest.columns))}.")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 from scipy.optimize import brentq
 
 from radiolucent.geometry import Array
@@ -89,7 +89,7 @@ def several_groups(groups: Sequence[Array], names: Sequence[str], level: float =
     H, p = (0.0, 1.0) if np.ptp(np.concatenate(groups)) == 0 else map(float, stats.kruskal(*groups))
     between = H / (n - 1)  # eta^2 of the ranks
     F = between / (k - 1) / max((1 - between) / (n - k), 1e-12)
-    low, high = (l / (l + n) for l in _noncentralities(lambda l: stats.ncf.cdf(F, k - 1, n - k, l), n, level))
+    low, high = (l / (l + n) for l in _noncentralities(lambda l: special.ncfdtr(k - 1, n - k, l, F), n, level))
     effect = max(0.0, (H - k + 1) / (n - k))
     return Found("Kruskal-Wallis", text, H, p, "epsilon squared", effect, low, high, n, "differs between the groups")
 
@@ -131,7 +131,7 @@ def shares(flagged: Array, groups: Array, names: Sequence[str], level: float = 0
     x2, p, test = float(found.statistic), float(found.pvalue), "chi-square"
     if found.expected_freq.min() < 5:
         test, p = "Fisher", float(stats.fisher_exact(table).pvalue) if df == 1 else _random_tables(table, x2, seed)
-    low, high = (math.sqrt(l / n) for l in _noncentralities(lambda l: stats.ncx2.cdf(x2, df, l), n, level))
+    low, high = (math.sqrt(l / n) for l in _noncentralities(lambda l: special.chndtr(x2, df, l), n, level))
     effect = math.sqrt(max(0.0, x2 - df) / n)
     return Found(test, text, x2, p, "Cramer's V", effect, low, min(high, 1.0), n, "is not spread evenly over the groups")
 
@@ -144,7 +144,7 @@ def _random_tables(table: Array, x2: float, seed: int, count: int = 9999) -> flo
     return (1 + int((((drawn - expected) ** 2 / expected).sum((1, 2)) >= x2 - 1e-9).sum())) / (count + 1)
 
 
-def _noncentralities(cdf, n: int, level: float) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+def _noncentralities(cdf: Callable[[float], float], n: int, level: float) -> tuple[float, float]:
     """The smallest and the largest noncentrality for which what was found is not in the tails of (1 - level) / 2."""
 
     def at(share: float) -> float:

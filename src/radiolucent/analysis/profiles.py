@@ -15,6 +15,7 @@ from radiolucent.geometry import Array
 
 GROUP = ["method", "layer", "target"]
 REGION = ["kind", "label", "region", "hemisphere"]
+PATIENT = ["patient", "patient_id"]
 BACKGROUND = 0
 """The label of what is no region."""
 
@@ -86,9 +87,13 @@ def profiles(
         yield Profile(method, layer, target, tuple(map(str, wide.index)), wide.columns.to_frame(index=False), wide.to_numpy())
 
 
-def patients_of(manifest: DataFrame, column: str = "patient") -> Patients:
-    """Case -> patient, from the manifest's column; None where it has none. A case without an entry is its own patient."""
-    if column not in manifest.columns:
+def patients_of(manifest: DataFrame) -> Patients:
+    """Case -> patient, from the manifest's column patient or patient_id; None where it has neither.
+
+    A case without an entry is its own patient.
+    """
+    column = next((name for name in PATIENT if name in manifest.columns), None)
+    if column is None:
         return None
     known = manifest[manifest[column].notna() & (manifest[column].astype(str) != "")]
     return dict(zip(known["case"].astype(str), known[column].astype(str), strict=True))
@@ -117,8 +122,8 @@ def selected(manifest: DataFrame, query: str) -> set[str]:
 
 def _compared(column: Series, sign: str, text: str) -> Series:
     value: float | str = text.strip("\"'")
-    if pd.api.types.is_bool_dtype(column):
-        column = column.astype(str).str.lower()
+    if pd.api.types.is_bool_dtype(column) or column.dropna().map(type).eq(bool).all():  # with gaps, booleans are objects
+        column = column.map(lambda v: str(v).lower(), na_action="ignore")
         value = str(value).lower()
     elif pd.api.types.is_numeric_dtype(column):
         try:

@@ -29,11 +29,11 @@ def sides(regions: DataFrame, pairs: Pairs = (), *, value: Literal["mass_fractio
         pairs: (name of the left region, name of the right); without any, regions with one name whose hemispheres are L
             and R, and those whose names differ only in a word left/right, l/r or lh/rh.
     """
-    labels = regions[regions["kind"] == "label"]
+    labels = regions[(regions["kind"] == "label") & (regions["voxels"] > 0)]
     names = labels[["region", "hemisphere"]].drop_duplicates()
     chosen = _given(names, pairs) if pairs else _found(names)
     about = ["case", *GROUP]
-    wide = labels.assign(side=_keys(labels)).pivot_table(index=about, columns="side", values=value, observed=True)
+    wide = labels.assign(side=_keys(labels)).groupby([*about, "side"])[value].sum().unstack("side")
     parts = []
     for pair, left, right in chosen:
         L, R = wide[left], wide[right]
@@ -54,7 +54,8 @@ def laterality(
     p over the table (Benjamini & Hochberg). Several cases of one patient are averaged first; `missing` have no index.
 
     Known failure: relevance follows anatomy and position. A scan that is off its centre, or a structure that really is
-    larger on one side, has an index that says nothing bad about the model.
+    larger on one side, has an index that says nothing bad about the model; a target that is itself one of a pair looks
+    at its own side.
     """
     rows = []
     unit = units(sides["case"], patients)

@@ -11,10 +11,11 @@ from pandas import DataFrame
 
 from radiolucent.analysis.anomalies import anomaly
 from radiolucent.analysis.clustering import classes, merges
-from radiolucent.analysis.covariates import NOT_COVARIATES, bias, quantities
+from radiolucent.analysis.covariates import bias, quantities
 from radiolucent.analysis.importances import edges, importance
 from radiolucent.analysis.profiles import GROUP, Patients, checked, patients_of, selected
 from radiolucent.analysis.quality import anomaly_quality
+from radiolucent.analysis.shift import COLUMNS as DRIFT
 from radiolucent.analysis.shift import drift
 from radiolucent.analysis.sides import laterality, sides
 from radiolucent.errors import BadInput, InputWarning
@@ -29,7 +30,6 @@ class Settings:
             scored by what is fit on these, and compared with them (drift). Empty: all cases, cross-fitted.
         covariates: columns of the manifest to test for bias; none: all but case, image, label and patient.
         pairs: names of (left, right) regions; none: found by hemisphere or name.
-        patient: the manifest's column that says whose case it is; without such a column every case is a patient.
         level, alpha: of the intervals; of the false discovery rate below which a verdict names a difference.
         folds, trees, anomalous: parts of the cross-fitting; of a forest; share of the cases that are called anomalous.
         edges: how many of the strongest context edges are kept per method and layer.
@@ -39,7 +39,6 @@ class Settings:
     reference: str = ""
     covariates: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
-    patient: str = "patient"
     level: float = 0.95
     alpha: float = 0.05
     folds: int = 5
@@ -90,7 +89,7 @@ def analyse(
     settings = settings or Settings()
     regions = checked(regions)
     manifest = manifest.sort_values("case", ignore_index=True)
-    patients = patients_of(manifest, settings.patient)
+    patients = patients_of(manifest)
     common: dict[str, Any] = {"patients": patients, "level": settings.level, "seed": settings.seed}
     reference = selected(manifest, settings.reference) if settings.reference else None
     table: dict[str, DataFrame] = {"importance": importance(regions, **common)}
@@ -105,12 +104,12 @@ def analyse(
     table["sides"] = sides(regions, settings.pairs)
     table["laterality"] = laterality(table["sides"], **tests)
     values = quantities(table["anomaly"], regions, table["sides"])
-    table["bias"] = bias(values, manifest, _covariates(manifest, settings), anomalous=settings.anomalous, **tests)
+    table["bias"] = bias(values, manifest, settings.covariates, anomalous=settings.anomalous, **tests)
     notes = _notes(regions, manifest, patients, reference, settings)
     before, after = _cohorts(regions, reference, against)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InputWarning)
-        table["drift"] = drift(before, after, **tests) if len(before) and len(after) else DataFrame()
+        table["drift"] = drift(before, after, **tests) if len(before) and len(after) else DataFrame(columns=DRIFT)
     notes += [str(warning.message) for warning in caught]
     owners = {(patients or {}).get(case, case) for case in regions["case"].astype(str)}
     counts = {"cases": regions["case"].nunique(), "patients": len(owners), "manifest": len(manifest)}
@@ -134,11 +133,6 @@ def ranking(anomaly: DataFrame) -> DataFrame:
     table = table.sort_values(["method", "layer", "score", "case"], ascending=[True, True, False, True], ignore_index=True)
     table.insert(2, "rank", table.groupby(["method", "layer"]).cumcount() + 1)
     return table
-
-
-def _covariates(manifest: DataFrame, settings: Settings) -> list[str]:
-    out = {*NOT_COVARIATES, settings.patient}
-    return list(settings.covariates) or [str(c) for c in manifest.columns if c not in out]
 
 
 def _cohorts(regions: DataFrame, reference: set[str] | None, against: DataFrame | None) -> tuple[DataFrame, DataFrame]:

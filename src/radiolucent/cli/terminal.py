@@ -9,10 +9,11 @@ from typing import Any
 
 
 @contextmanager
-def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], Callable[..., None]]]:
     """(say, step): a progress bar on a terminal, plain lines elsewhere, on standard error. Warnings become lines.
 
-    Below the bar of the cases runs one of the perturbed copies that a long method has scored, with the time left.
+    `step()` is one case more; `step(40)` says that there are 40, where that is known only later. Below the bar of the
+    cases runs one of the perturbed copies that a long method has scored, with the time left.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -32,6 +33,9 @@ def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], C
     def show(message: Any, category: type[Warning], *rest: Any, **named: Any) -> None:
         say(f"note: {message}") if issubclass(category, InputWarning) else usual(message, category, *rest, **named)
 
+    def step(cases: int | None = None) -> None:
+        bar.advance(task) if cases is None else bar.update(task, total=cases)
+
     def follow(done: int, total: int) -> None:
         if not done:
             bar.reset(copies, total=total, visible=False)
@@ -40,7 +44,7 @@ def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], C
     with warnings.catch_warnings(), bar, watched(follow):
         usual, warnings.showwarning = warnings.showwarning, show
         warnings.simplefilter("always", InputWarning)
-        yield say, lambda: bar.advance(task)
+        yield say, step
 
 
 def reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation.result import Explanation
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import KernelSHAP, at_layers, shared_pass, titles
+from radiolucent.methods import KernelSHAP, at_layers, auto_layer, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Detailed, FirstOrder, Method, Target
@@ -50,17 +50,22 @@ class Prediction:
         """The image as the model takes it, (1, c, *grid)."""
         return _tensor(self.model, self.image)
 
-    def labels(self, part: str | int | None = None) -> Volume:
+    def auto(self, part: str | int | None = None) -> str:
+        """What layer="auto" means for the output, or for its part of that name or position."""
+        return auto_layer(self.model, self.x, lambda o: o if part is None else part_of(o, part), self.output, self.layers)
+
+    def labels(self, part: str | int | None = None, regions: Sequence[int] = ()) -> Volume:
         """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid.
 
-        `part` names the segmentation where the model returns a dict, tuple or list.
+        `part` names the segmentation where the model returns a dict, tuple or list; `regions` are the labels of
+        channels that overlap (see Card).
         """
         output = self.output if part is None else part_of(self.output, part)
         if not isinstance(output, Tensor) or output.ndim != self.image.data.ndim + 1:
             raise BadInput(
                 "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."
             )
-        labels = label_map(output).cpu().numpy().astype(np.int32)
+        labels = label_map(output, regions).cpu().numpy().astype(np.int32)
         shape = labels.shape[1:]
         coarser = all(n % m == 0 for n, m in zip(self.image.grid.shape, shape, strict=True))
         # Some models answer on a coarser grid; without padding, in the middle of theirs.
@@ -83,11 +88,12 @@ class Prediction:
         reason, while the others, and its other targets, go on. `parcellation` is for methods with
         regions="parcellation".
         """
+        _check_kinds(methods, targets)
         refuse = failed or _raise
         fixed = targets.fix(self.output)
         names = fixed.names(classes)
         plain = fixed(self.output).detach()
-        methods = [at for m in methods for at in at_layers(m, self.layers)]
+        methods = at_layers(methods, self.layers, lambda: auto_layer(self.model, self.x, fixed, self.output, self.layers))
         labels = own_labels(fixed)
         origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
         origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
@@ -199,8 +205,25 @@ def _compare(scores: Tensor | None, plain: Tensor) -> None:
         warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=6)
 
 
+def _check_kinds(methods: Any, targets: Any) -> None:
+    """Refuse what is no method or no target at all."""
+    if isinstance(methods, (str, Method)) or not isinstance(methods, Sequence) or not methods:
+        raise BadInput("a list of methods", f"{methods!r:.80}", "For example [GradCAM(), Gradient()].")
+    for method in methods:
+        if isinstance(method, type) or not isinstance(method, Method):
+            do = "Make one, as GradCAM() from radiolucent.methods; radiolucent.METHODS has them by name."
+            raise BadInput("a method with its settings", f"{method!r:.80}", do)
+    if isinstance(targets, type) or not isinstance(targets, Target):
+        raise BadInput("a target", f"{targets!r:.80}", "For example Logits(1), Outputs() or Region(1).")
+
+
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:
     """Run the model once on a scan, as it would be used, and note which layers ran."""
+    if not isinstance(model, nn.Module):
+        raise BadInput("a PyTorch model", type(model).__name__, "Give the nn.Module itself; radiolucent.load gives (model, card).")
+    if not isinstance(scan, Volume):
+        do = "Wrap an array of shape (channels, *grid): Volume(array, affine); radiolucent.read(path) reads a file."
+        raise BadInput("a Volume as the scan", type(scan).__name__, do)
     preprocessing = preprocessing or Preprocessing()
     image = preprocessing(scan)
     convolutions = {len(m.kernel_size) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))}

@@ -47,7 +47,11 @@ def read_names(path: str | Path) -> dict[int, Name]:
             got = f"{names[value].name!r} and {name.name!r}"
             raise BadInput(f"one name for label {value} in {path.name}", got, "Remove one of the rows.")
     if not names:
-        raise BadInput(f"rows of label values and names in {path.name}", "none", "See docs: parcellations.")
+        raise BadInput(
+            f"rows of label values and names in {path.name}",
+            "none",
+            "Give columns index and name (TSV, CSV), a FreeSurfer table or dataset.json.",
+        )
     return names
 
 
@@ -110,25 +114,25 @@ def _dataset_json(path: Path, text: str) -> list[tuple[int, Name]]:
         raise BadInput(f'"labels": {{name: value}} in {path.name}', f"{error!r}", "Is it nnU-Net's dataset.json?") from None
 
 
-def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> Path:
     """Rows as .csv, .parquet or .xlsx by the name's suffix, whole or not at all.
 
     In CSV and Excel, text that a spreadsheet would run as a formula is escaped. In Excel, NaN is an empty cell,
-    which its averages leave out.
+    which its averages leave out. `columns` are those of a table that may have no rows.
     """
-    return write_tables(path, {"table": rows})
+    return write_tables(path, {"table": rows}, columns)
 
 
-def write_tables(path: str | Path, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
+def write_tables(path: str | Path, tables: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[str] = ()) -> Path:
     """Named tables as the sheets of one .xlsx; in the other formats the first is `path`, each other one PATH_name."""
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in TABLES:
         raise BadInput(f"a table's name that ends in {', '.join(TABLES)}", path.name, "Change the suffix.")
     if kind == ".xlsx":
-        return put(path, _excel(tables))
+        return put(path, _excel(tables, columns))
     for number, (name, rows) in enumerate(tables.items()):
-        content = _csv(rows) if kind == ".csv" else _parquet(rows)
+        content = _csv(rows, columns) if kind == ".csv" else _parquet(rows, columns)
         put(path.with_stem(f"{path.stem}_{name}") if number else path, content)
     return path
 
@@ -137,12 +141,12 @@ TABLES = (".csv", ".parquet", ".xlsx")
 _MOST_ROWS = (1 << 20) - 1  # of a sheet, below its header
 
 
-def _columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
+def _columns_of(rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> list[str]:
+    return list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    columns = _columns_of(rows)
+def _csv(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> bytes:
+    columns = _columns_of(rows, first)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(harmless(column) for column in columns)
@@ -150,13 +154,13 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return buffer.getvalue().encode(errors="replace")
 
 
-def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def _parquet(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> bytes:
     """Columns of one type each: text wherever a cell is text."""
     import pyarrow
     from pyarrow import parquet
 
     columns = {}
-    for name in _columns_of(rows):
+    for name in _columns_of(rows, first):
         cells = [row.get(name) for row in rows]
         if any(isinstance(cell, str) for cell in cells):
             cells = [None if cell is None else str(cell).encode(errors="replace").decode() for cell in cells]
@@ -166,7 +170,7 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return buffer.getvalue().to_pybytes()
 
 
-def _excel(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+def _excel(tables: Mapping[str, Sequence[Mapping[str, Any]]], first: Sequence[str]) -> bytes:
     from openpyxl import Workbook
     from openpyxl.cell import WriteOnlyCell
     from openpyxl.styles import Font
@@ -182,7 +186,7 @@ def _excel(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
             raise BadInput(f"at most {_MOST_ROWS} rows for Excel", f"{len(rows)}", "Write .parquet or .csv instead.")
         sheet = book.create_sheet(name)
         sheet.freeze_panes = "A2"
-        columns = _columns_of(rows)
+        columns = _columns_of(rows, first)
         header = [WriteOnlyCell(sheet, cell(column)) for column in columns]
         for title in header:
             title.font = Font(bold=True)

@@ -17,7 +17,16 @@ from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
 from radiolucent.methods.expected import ExpectedGradients
-from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, named_layers, shared_pass
+from radiolucent.methods.gradient import (
+    Gradient,
+    InputXGradient,
+    at_layer,
+    at_layers,
+    auto_layer,
+    first_order,
+    named_layers,
+    shared_pass,
+)
 from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
 from radiolucent.methods.kernelshap import KernelSHAP
@@ -215,6 +224,7 @@ __all__ = [
     "as_dict",
     "at_layer",
     "at_layers",
+    "auto_layer",
     "default_method",
     "describe",
     "first_order",

@@ -64,7 +64,7 @@ def by_depth(
     above = [*_same(line, lines), *_same(facet, facets), *filter(None, (fewer_facets, fewer_lines))]
     figure.legend(
         handles=handles, loc="outside upper left", ncols=across, fontsize=8, frameon=False, alignment="left",
-        title=_literal("; ".join(above)), title_fontsize=9,
+        title=literal("; ".join(above)), title_fontsize=9,
     )  # fmt: skip
     figure.supxlabel("methods on the input, then " * bool(on_input) + "layers in the order in which they run", fontsize=8)
     figure.supylabel(f"mean over cases, with its {level:.0%} bootstrap interval", fontsize=8)
@@ -139,7 +139,7 @@ def _titles(keys: Sequence[Key]) -> list[str]:
     while len({key[:parts] for key in keys}) < len(keys):
         parts += 1
     differ = [i for i in range(parts) if len({key[i] for key in keys}) > 1]
-    return [_literal(", ".join(dict.fromkeys(key[i] for i in differ if key[i])) or "mean") for key in keys]
+    return [literal(", ".join(dict.fromkeys(key[i] for i in differ if key[i])) or "mean") for key in keys]
 
 
 def _same(columns: Sequence[str], keys: Sequence[Key]) -> list[str]:
@@ -150,10 +150,10 @@ def _same(columns: Sequence[str], keys: Sequence[Key]) -> list[str]:
 
 def _wrapped(metric: str) -> str:
     """On lines of a panel's height."""
-    return _literal("\n".join(wrap(metric, 16)))
+    return literal("\n".join(wrap(metric, 16)))
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Matplotlib reads $ as mathematics, and leaves out of legends what begins with _."""
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
 
@@ -162,6 +162,6 @@ def _names(axis: Axes, names: Sequence[str], width: float) -> None:
     """As many of them as there is room for."""
     step = max(1, ceil(len(names) * _INCHES_PER_NAME / (width - 0.6)))
     shown = range(0, len(names), step)
-    axis.set_xticks(list(shown), [_literal(names[i]) for i in shown], rotation=90, fontsize=8 if len(names) <= 30 else 6.5)
+    axis.set_xticks(list(shown), [literal(names[i]) for i in shown], rotation=90, fontsize=8 if len(names) <= 30 else 6.5)
     if step > 1:
         axis.set_xlabel(f"every {step}th is named", fontsize=7)

@@ -6,7 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation
 from radiolucent.methods import describe, title
-from radiolucent.parcellation import Parcellation, by_region
+from radiolucent.parcellation import Parcellation
+from radiolucent.regions import region_rows
 from radiolucent.report import figures
 from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
 from radiolucent.version import VERSION
@@ -53,7 +54,7 @@ def write_report(
         explanations: one or more, of this scan.
         title: the case's name; `subtitle` goes below it.
         parcellation: regions to show and to add up over; on any grid, `parcellation_name` says what it is.
-        regions: rows of `region_rows`, where they are known already.
+        regions: rows of `radiolucent.regions.region_rows`, where they are known already.
         outlines: target name -> label of the parcellation whose outline is drawn in that target's pictures.
         notes: remarks to put on top; those of the scan are added.
         facts: further name -> value lines below the scores.
@@ -68,14 +69,8 @@ def write_report(
     most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in explanations))
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
-    cards, maps = [], []
-    for explanation in explanations:
-        for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
-            drawn = picture(relevance, most)
-            label = (outlines or {}).get(target)
-            outline = (labels == label) if labels is not None and label is not None else None
-            cards.append(_card(shown, relevance, drawn, explanation, target, outline))
-            maps.append(_map(shown, drawn, explanation, target))
+    around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
+    drawn = list(_drawn(explanations, shown, most, around))
     is_3d = scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
@@ -90,9 +85,9 @@ def write_report(
             meaning=MEANING,
             scores=list(dict.fromkeys(pair for e in explanations for pair in zip(e.targets, e.scores, strict=True))),
             facts=list((facts or {}).items()),
-            cards=cards,
+            cards=[card for card, _ in drawn],
             methods=[{**describe(e.method), "repr": ", ".join(settings)} for e, settings in _kinds(explanations)],
-            regions=regions,
+            regions=_by_map(regions),
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,
             has_outline=bool(outlines),
@@ -101,15 +96,7 @@ def write_report(
             resampled=shown.data[0].size != scan.data[0].size,
             provenance=_provenance(explanations),
             version=VERSION,
-            data={
-                "scan": _packed(shown, (shown.data[0] * 255).round().astype(np.uint8)),
-                "maps": maps,
-                "labels": _labels(parcellation, shown, labels),
-                "colours": (lookup_table() * 255).round().astype(int).tolist(),
-                "threshold": THRESHOLD,
-                "opacity": OPACITY,
-                "has_world": scan.has_world,
-            },
+            data=_viewed(shown, [viewed for _, viewed in drawn], _labels(parcellation, shown, labels)),
             niivue=niivue,
             app=app,
         )
@@ -117,14 +104,21 @@ def write_report(
     return io.put(Path(path), page.encode("utf-8"))
 
 
-def region_rows(explanations: Sequence[Explanation], parcellation: Parcellation) -> list[dict[str, Any]]:
-    """One row per method, target and region."""
-    return [
-        {"method": title(e.method), "target": target, **row}
-        for e in explanations
-        for target, relevance in zip(e.targets, e.relevance, strict=True)
-        for row in by_region(relevance, parcellation)
-    ]
+_FIRST_REGIONS = 8
+
+
+def _by_map(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of each map: the regions with the largest shares, the others, and how far from the target it lies."""
+    maps: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        where = f" at {row['layer']}" if row.get("layer") else ""
+        maps.setdefault(f"{row['method']}{where}: {row['target']}", []).append(row)
+    tables = []
+    for name, own in maps.items():
+        falling = sorted((r for r in own if r.get("kind") != "near"), key=lambda r: -r["mass_fraction"])
+        near = [r for r in own if r.get("kind") == "near" and r["mass_fraction"] >= 0]  # NaN: there is no such target here
+        tables.append({"name": name, "first": falling[:_FIRST_REGIONS], "others": falling[_FIRST_REGIONS:], "near": near})
+    return tables
 
 
 def environment() -> Environment:
@@ -153,6 +147,30 @@ def _packed(on: Volume, data: np.ndarray[Any, Any]) -> str:
 def _page_affine(on: Volume) -> np.ndarray[Any, Any]:
     """The affine for the viewer: without a world only voxel sizes, so that nothing is mirrored."""
     return on.affine if on.has_world else np.diag([*(*on.grid.spacing, 1.0)[:3], 1.0])
+
+
+def _drawn(
+    explanations: Sequence[Explanation], shown: Volume, most: int, around: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Each map's pictures, and the map for the viewer; `around` holds what is outlined for some of the targets."""
+    for explanation in explanations:
+        for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
+            drawn = picture(relevance, most)
+            card = _card(shown, relevance, drawn, explanation, target, around.get(target))
+            yield card, _map(shown, drawn, explanation, target)
+
+
+def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | None) -> dict[str, Any]:
+    """All that the page's viewer reads."""
+    return {
+        "scan": _packed(shown, (shown.data[0] * 255).round().astype(np.uint8)),
+        "maps": maps,
+        "labels": labels,
+        "colours": (lookup_table() * 255).round().astype(int).tolist(),
+        "threshold": THRESHOLD,
+        "opacity": OPACITY,
+        "has_world": shown.has_world,
+    }
 
 
 def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, str]:

@@ -1,0 +1,275 @@
+"""A whole run as one value: what is explained, on whom, added up over what. TOML in, TOML out."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from radiolucent.errors import BadInput
+from radiolucent.methods import as_dict, from_dict
+from radiolucent.protocols import Method
+from radiolucent.targets import Region
+
+
+@dataclass(frozen=True)
+class About:
+    """[study] What it is called. `seed` is for the analysis (forests, bootstrap); methods have their own."""
+
+    name: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Source:
+    """[cohort] Where the cases are: exactly one of a manifest (CSV, TSV, Parquet), a BIDS folder, an nnU-Net raw folder.
+
+    `split` keeps the cases of one part only: of an nnU-Net folder, or by a column named split.
+    """
+
+    manifest: Path | None = None
+    bids: Path | None = None
+    nnunet: Path | None = None
+    split: str = ""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("manifest", "bids", "nnunet") if getattr(self, name)]
+        if len(given) != 1:
+            raise BadInput(
+                "exactly one of manifest, bids and nnunet in [cohort]", ", ".join(given) or "none", 'manifest = "cases.csv"'
+            )
+
+    @property
+    def root(self) -> Path:
+        """The folder that the cases' paths are relative to."""
+        return self.manifest.parent if self.manifest else self.bids or self.nnunet or Path()
+
+
+@dataclass(frozen=True)
+class Model:
+    """[model] As for `radiolucent.load`; `window` and `overlap` predict it window by window; `device` as in torch."""
+
+    model: str
+    weights: Path | None = None
+    trust: bool = False
+    window: tuple[int, ...] = ()
+    overlap: float = 0.25
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if any(n < 1 for n in self.window) or not 0 <= self.overlap < 1:
+            raise BadInput(
+                "a window of sizes above 0 and an overlap from 0 to below 1", f"{self.window}, {self.overlap}", "Correct [model]."
+            )
+
+
+@dataclass(frozen=True)
+class Explain:
+    """[explain] Methods, one table each; target names or numbers (none: what is predicted); how a Region adds up."""
+
+    methods: tuple[Method, ...]
+    targets: tuple[str, ...] = ()
+    reduce: Literal["sum", "mean", "probability"] = "sum"
+
+    def __post_init__(self) -> None:
+        Region(0, reduce=self.reduce)
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            got = ", ".join(map(repr, self.methods)) or "none"
+            raise BadInput("one or more methods in [explain], each once", got, 'methods = [{ method = "gradient" }]')
+        if len(set(self.targets)) < len(self.targets):
+            raise BadInput("each target once in [explain]", ", ".join(self.targets), "Remove the second one.")
+
+
+@dataclass(frozen=True)
+class Regions:
+    """[regions] What relevance is added up over.
+
+    Args:
+        parcellation: "predicted" (the model's own segmentation), "label" (the case's label image), or a path, in which
+            {case} stands for the case's id; without it, one image in world space for all.
+        names: table of the labels' names (see io.tables.read_names).
+        joined: name -> regions that also count as one.
+        near_mm: distances from a target's surface: how much lies inside, within that distance, and beyond?
+    """
+
+    parcellation: str = "predicted"
+    names: Path | None = None
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    near_mm: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(mm <= 0 for mm in self.near_mm):
+            raise BadInput("distances above 0 mm as near_mm", f"{list(self.near_mm)}", "Correct [regions].")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """[keep] What a case's folder holds besides its rows."""
+
+    maps: bool = False
+    reports: bool = False
+    thumbnails: bool = True
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """[analysis] Changed freely afterwards.
+
+    `reference` is a query on covariates ("age < 40") for the cases that count as normal; without it, anomaly is
+    cross-fitted. `covariates` are those to look for bias in, `pairs` the regions [left, right] to compare.
+    """
+
+    reference: str = ""
+    covariates: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    alpha: float = 0.05
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All tables of a recipe. Paths are absolute: `read_recipe` takes them relative to its file."""
+
+    study: About
+    cohort: Source
+    model: Model
+    explain: Explain
+    regions: Regions
+    keep: Keep
+    analysis: Analysis
+
+    def to_toml(self) -> str:
+        """The recipe as TOML; values that say nothing are left out."""
+        import tomli_w
+
+        tables = {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+        return tomli_w.dumps({name: table for name, table in tables.items() if table})
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """A recipe from its TOML file; an unknown table or key is an error that lists the valid ones."""
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"a recipe in TOML at {path}", str(error), "See docs: studies.") from None
+    return from_tables(values, path.resolve().parent)
+
+
+def from_tables(values: Mapping[str, Any], base: Path) -> Recipe:
+    """A recipe from TOML's tables; relative paths start at `base`."""
+    kinds = {f.name: _KINDS[f.name] for f in fields(Recipe)}
+    _known(values, kinds, "tables of a recipe")
+    parts = {}
+    for name, kind in kinds.items():
+        table = values.get(name, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"a table [{name}]", repr(table), "Correct the recipe.")
+        _known(table, {f.name: f for f in fields(kind)}, f"keys of [{name}]")
+        read = {f.name: _read(f"{name}.{f.name}", str(f.type), table[f.name], base) for f in fields(kind) if f.name in table}
+        if name == "model" and "model" in read:
+            read["model"] = _model(read["model"], base)
+        if name == "regions" and read.get("parcellation", "label") not in ("predicted", "label"):
+            read["parcellation"] = str(_absolute(base, read["parcellation"]))
+        try:
+            parts[name] = kind(**read)
+        except TypeError as error:
+            needed = "model" if name == "model" else "methods"
+            raise BadInput(f"the key {needed} in [{name}]", str(error).partition("() ")[2], "Add it to the recipe.") from None
+    return Recipe(**parts)
+
+
+_KINDS: dict[str, type[Any]] = {
+    "study": About,
+    "cohort": Source,
+    "model": Model,
+    "explain": Explain,
+    "regions": Regions,
+    "keep": Keep,
+    "analysis": Analysis,
+}
+
+
+def _known(given: Mapping[str, Any], valid: Mapping[str, Any], what: str) -> None:
+    for key in given:
+        if key not in valid:
+            close = get_close_matches(key, valid, n=3)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "Correct the recipe."
+            raise BadInput(f"{what} among: {', '.join(valid)}", repr(key), hint)
+
+
+def _model(text: str, base: Path) -> str:
+    """A path becomes absolute; module:factory stays as it is."""
+    source, _, rest = text.partition(":")
+    if source in ("nnunet", "bundle") and rest:
+        return f"{source}:{_absolute(base, rest)}"
+    return text if rest and not (base / text).exists() else str(_absolute(base, text))
+
+
+def _absolute(base: Path, text: str) -> Path:
+    return (base / Path(text).expanduser()).absolute()
+
+
+def _read(key: str, kind: str, value: Any, base: Path) -> Any:
+    """`value` as a field annotated with `kind`."""
+    try:
+        return _typed(kind, value, base)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, BadInput):
+            raise
+        wanted = kind.replace("Path | None", "a path").replace("tuple", "list").replace(", ...", "")
+        raise BadInput(f"{wanted} for {key}", repr(value), "Correct the recipe.") from None
+
+
+def _typed(kind: str, value: Any, base: Path) -> Any:
+    if kind == "tuple[Method, ...]":
+        return tuple(from_dict(_table(v)) for v in _list(value))
+    if kind == "Mapping[str, tuple[str, ...]]":
+        return {name: _typed("tuple[str, ...]", v, base) for name, v in _table(value).items()}
+    if kind == "tuple[tuple[str, str], ...]":
+        pairs = tuple(_typed("tuple[str, ...]", v, base) for v in _list(value))
+        if any(len(pair) != 2 for pair in pairs):
+            raise TypeError
+        return pairs
+    if kind.startswith("tuple["):
+        return tuple(_typed(kind.removeprefix("tuple[").removesuffix(", ...]"), v, base) for v in _list(value))
+    if kind == "Path | None":
+        return _absolute(base, _typed("str", value, base))
+    if kind == "float" and type(value) is int:
+        return float(value)
+    wanted = {"int": int, "float": float, "bool": bool}.get(kind, str)
+    if type(value) is not wanted:
+        raise TypeError
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _table(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as tables, tuples as lists, paths as text; without what is empty (in a method: what is None)."""
+    if isinstance(value, Method):
+        return _settings(as_dict(value))
+    if hasattr(value, "__dataclass_fields__"):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items() if v is not None and v not in ("", (), {})}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _settings(method: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {k: _settings(v) if isinstance(v, Mapping) else _plain(v) for k, v in method.items()}
+    return {k: v for k, v in nested.items() if v is not None}

@@ -1,0 +1,142 @@
+"""What a case says, as rows: relevance by region, agreement with the label, costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from radiolucent import io
+from radiolucent.case import Explained, class_names, fitting, is_segmentation, output_of, segmentation
+from radiolucent.errors import BadInput
+from radiolucent.explanation import Explanation, Prediction
+from radiolucent.io.tables import Name, read_names
+from radiolucent.methods import titles
+from radiolucent.metrics.agreement import Agreement, agreement
+from radiolucent.models import Card
+from radiolucent.parcellation import Parcellation
+from radiolucent.protocols import Method, Target
+from radiolucent.regions import Regions as Prepared
+from radiolucent.regions import by_region
+from radiolucent.study.cohort import Case
+from radiolucent.study.recipe import Regions
+from radiolucent.targets import Region
+from radiolucent.volume import Volume
+
+Row = dict[str, Any]
+
+
+def names_of(explanations: Sequence[Explanation], methods: Sequence[Method]) -> dict[Method, tuple[str, str]]:
+    """Name and layer of each method as it ran; where `methods` differ in their settings alone, with these in the name."""
+    kinds = {titles(method)[:2] for method in methods}
+    several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
+    found = {e.method: titles(e.method) for e in explanations}
+    return {m: (f"{name} ({settings})" if name in several else name, layer) for m, (name, settings, layer) in found.items()}
+
+
+def region_rows(
+    explained: Explained, parcellation: Parcellation, card: Card, wanted: Regions, names: dict[Method, tuple[str, str]]
+) -> list[Row]:
+    """One row per method, target and region, without the case: the one place where a study adds relevance up."""
+    seen = segmentation(explained.prediction, card)[0] if wanted.near_mm else None
+    regions = Prepared(parcellation, joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
+    rows = []
+    for explanation in explained.explanations:
+        method, layer = names[explanation.method]
+        rows += [row | {"method": method, "layer": layer} for row in by_region(explanation, regions)]
+    return rows
+
+
+def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Regions) -> tuple[Parcellation, str]:
+    """The regions of one case on its scan's grid, and what they are called."""
+    scan, names = prediction.scan, read_names(regions.names) if regions.names else None
+    found: Parcellation | None
+    if regions.parcellation == "predicted":
+        found, called = segmentation(prediction, card)
+        if found is None:
+            raise BadInput("a parcellation for a model that does not segment", "predicted", "Name one: [regions] parcellation.")
+        return Parcellation(found.labels, names or found.names), called
+    if regions.parcellation == "label":
+        labels = label_of(case, card, scan)
+        if labels is None:
+            raise BadInput(f"a label image of {case.id}", "none in the manifest", "Add it, or choose another parcellation.")
+        return Parcellation(labels, names or _label_names(labels, prediction, card)), "the label"
+    path = Path(regions.parcellation.replace("{case}", case.id))
+    return fitting(Parcellation.read(path, names), scan).on(scan.grid), path.name
+
+
+def label_of(case: Case, card: Card, scan: Volume) -> Volume | None:
+    """The case's label image, which lies on the scan's grid and holds the model's classes."""
+    if case.label is None:
+        return None
+    labels = io.read_labels(case.label)
+    if labels.grid != scan.grid:
+        raise BadInput(
+            f"a label on the grid of the scan ({scan.grid})", f"{labels.grid} in {case.label.name}", "Resample it first."
+        )
+    unknown = [v for v in np.unique(labels.data).tolist() if v < 0 or (card.classes and v >= len(card.classes))]
+    if unknown:
+        known = ", ".join(f"{i} {name}" for i, name in enumerate(card.classes))
+        raise BadInput(f"labels among {known or 'whole numbers from 0'} in {case.label.name}", f"{unknown[:20]}", "Renumber them.")
+    return labels
+
+
+def _label_names(labels: Volume, prediction: Prediction, card: Card) -> dict[int, Name]:
+    """As the model's classes are called, where it segments."""
+    found = {int(v): Name(f"label {int(v)}") for v in np.unique(labels.data) if v}
+    return found | (class_names(prediction, card) if is_segmentation(prediction, card) else {})
+
+
+def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: Card, wanted: Sequence[str]) -> list[Row]:
+    """One row per class: its score, how much of it the model sees, and how well that agrees with the label."""
+    scores: dict[str, float] = {}
+    if targets is not None:
+        fixed = targets.fix(prediction.output)
+        scores = dict(zip(fixed.names(card.classes), fixed(prediction.output).detach()[:, 0].tolist(), strict=True))
+    if not is_segmentation(prediction, card):
+        return [{"target": name, "score": score, "reason": "no segmentation"} for name, score in scores.items()]
+    predicted = prediction.labels(card.output, card.regions)
+    label = label_of(case, card, prediction.scan)
+    rows = []
+    for value, name in zip(*_named(prediction, card, wanted), strict=True):
+        seen = predicted.data[0] == value
+        found = Agreement(reason="no label")
+        if label is not None:
+            found = agreement(seen, label.data[0] == value, predicted.grid.spacing)
+        rows.append(
+            {
+                "target": name,
+                "score": scores.get(name, math.nan),
+                "voxels_predicted": int(seen.sum()),
+                "volume_mm3_predicted": float(seen.sum() * predicted.grid.voxel_mm3),
+                "dice": found.dice,
+                "iou": found.iou,
+                "hd95_mm": found.hd95_mm,
+                "reason": found.reason,
+            }
+        )
+    return rows
+
+
+def _named(prediction: Prediction, card: Card, wanted: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Values and names of the classes that are asked for: all but the background, where none is.
+
+    Of overlapping regions what later ones leave of each, as the segmentation has it.
+    """
+    if card.regions:
+        labels = {value: name for value, name in card.label_names().items() if value}
+        return list(labels), tuple(labels.values())
+    values = [card.index(name) for name in wanted] or list(range(1, max(2, output_of(prediction, card).shape[1])))
+    return values, Region(*values).names(card.classes)
+
+
+def cost_rows(explanations: Sequence[Explanation], names: dict[Method, tuple[str, str]]) -> list[Row]:
+    """What each explanation cost; methods that shared a pass have its whole cost each, and say how many they were."""
+    keys = ("seconds", "shared_by_methods", "peak_memory_mib")
+    return [
+        {"method": names[e.method][0], "layer": names[e.method][1]} | {key: e.provenance.get(key) for key in keys}
+        for e in explanations
+    ]

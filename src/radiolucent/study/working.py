@@ -1,0 +1,265 @@
+"""What a worker does: the model once, then one case after the other, each from its files to its folder."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from radiolucent import io
+from radiolucent.case import (
+    Explained,
+    Plan,
+    choose_targets,
+    explain_all,
+    is_segmentation,
+    output_of,
+    read_scan,
+    write_maps,
+    write_page,
+)
+from radiolucent.errors import BadInput, InputWarning
+from radiolucent.explanation import Prediction, predict
+from radiolucent.methods import as_dict, at_layer
+from radiolucent.models import Card, load
+from radiolucent.parcellation import Parcellation
+from radiolucent.protocols import Target
+from radiolucent.provenance import weights_hash
+from radiolucent.study.claims import claim
+from radiolucent.study.cohort import Case
+from radiolucent.study.recipe import Recipe
+from radiolucent.study.rows import Row, case_rows, cost_rows, names_of, parcellation_of, region_rows
+from radiolucent.study.store import Study
+from radiolucent.study.tables import to_parquet
+from radiolucent.study.thumbnails import thumbnail
+from radiolucent.targets import label_map
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know. `identity` is what the driver has seen of recipe and model, `threads` PyTorch's."""
+
+    recipe: Recipe
+    folder: Path
+    identity: Mapping[str, Any]
+    threads: int | None = None
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended. `elsewhere`: another process is at it; `there`: one has just done it.
+
+    `blameless`: it failed, but not by itself (a full disk).
+    """
+
+    case: str
+    status: Literal["done", "failed", "elsewhere", "there"]
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+    blameless: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model as the recipe wants it, on its device, and the plan of what is done to each case."""
+
+    network: nn.Module
+    card: Card
+    plan: Plan
+    identity: Mapping[str, Any]
+
+
+def load_model(recipe: Recipe) -> Loaded:
+    """The recipe's model, its plan, and all that must stay the same while a study runs."""
+    with warnings.catch_warnings():  # they are in the card's notes
+        warnings.simplefilter("ignore", InputWarning)
+        network, card = load(recipe.model.model, recipe.model.weights, trust=recipe.model.trust)
+    for name in recipe.explain.targets:
+        card.index(name)
+    methods = tuple(at_layer(method, card.layer) for method in recipe.explain.methods)
+    plan = Plan(methods, recipe.explain.targets, recipe.explain.reduce)
+    identity = _identity(recipe, plan, card, weights_hash(network))
+    network = network.to(recipe.model.device)
+    if recipe.model.window:
+        from radiolucent.tiling import Tiled
+
+        network = Tiled(network, recipe.model.window, recipe.model.overlap)
+    return Loaded(network, card, plan, identity)
+
+
+def _identity(recipe: Recipe, plan: Plan, card: Card, weights: str) -> dict[str, Any]:
+    regions, model = recipe.regions, recipe.model
+    parcellation = regions.parcellation
+    if parcellation not in ("predicted", "label"):  # a study and its data may move together
+        parcellation = os.path.relpath(parcellation, recipe.cohort.root)
+    values = {
+        "model": {
+            "weights_sha256": weights,
+            "task": card.task,
+            "classes": card.classes,
+            "output": card.output,
+            "preprocessing": card.preprocessing.as_dict(),
+            "window": model.window,
+            "overlap": model.overlap if model.window else None,
+            "device": model.device,
+        },
+        "explain": {"methods": [as_dict(m) for m in plan.methods], "targets": plan.targets, "reduce": plan.reduce},
+        "regions": {
+            "parcellation": parcellation,
+            "names_sha256": hashlib.sha256(regions.names.read_bytes()).hexdigest() if regions.names else None,
+            "joined": dict(regions.joined),
+            "near_mm": regions.near_mm,
+        },
+        "keep": {"maps": recipe.keep.maps, "reports": recipe.keep.reports},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
+
+
+_loaded: dict[str, Loaded] = {}  # one at most, in each worker's process
+
+
+def loaded(job: Job) -> Loaded:
+    """The job's model, loaded once per process; refused where it is not the model that the study was begun with."""
+    if job.key not in _loaded:
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        found = load_model(job.recipe)
+        if found.identity != job.identity:
+            raise BadInput("the same model in every process", "other weights here", "Give [model] weights, or a fixed seed.")
+        keep(job, found)
+    return _loaded[job.key]
+
+
+def keep(job: Job, found: Loaded) -> None:
+    """Use a model that this process has loaded already."""
+    _loaded.clear()
+    _loaded[job.key] = found
+
+
+def work(job: Job, case: Case) -> Outcome:
+    """Do one case, unless it is done or another process is at it; a failure is noted in failed/ and raises nothing."""
+    study, start = Study(job.folder), time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InputWarning)
+        try:
+            with claim(study.mark(case.folder)) as ours:
+                if not ours:
+                    return Outcome(case.id, "elsewhere")
+                outcome = Outcome(case.id, "there") if study.is_done(case) else _attempt(job, study, case)
+        except OSError as error:  # of the claim itself: no room for it
+            outcome = Outcome(case.id, "failed", f"{type(error).__name__}: {error}", blameless=True)
+    notes = []
+    for warning in caught:
+        if issubclass(warning.category, InputWarning):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return replace(outcome, notes=(*outcome.notes, *dict.fromkeys(notes)), seconds=time.perf_counter() - start)
+
+
+def _attempt(job: Job, study: Study, case: Case) -> Outcome:
+    model = loaded(job)
+    try:
+        notes = write_case(case, study.folder / "cases" / case.folder, model, job.recipe)
+    except Exception as error:  # a case may fail in any way; the others go on
+        if study.is_done(case):  # another process was quicker where nothing can be claimed
+            return Outcome(case.id, "there")
+        reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+        blameless = isinstance(error, OSError) and error.errno in _NO_ROOM
+        if not blameless:
+            study.quarantine(case, reason)
+        return Outcome(case.id, "failed", reason, blameless=blameless)
+    study.failure(case.folder).unlink(missing_ok=True)
+    return Outcome(case.id, "done", notes=notes)
+
+
+def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple[str, ...]:
+    """The case's folder, whole or not at all; returns remarks. Rows are the same bytes wherever they are made."""
+    start = time.perf_counter()
+    prediction = predict(model.network, read_scan(case.image, model.card, model.plan), model.card.preprocessing)
+    targets, notes = _targets(prediction, model.card, model.plan)
+    parcellation, called = parcellation_of(case, prediction, model.card, recipe.regions)
+    explained = Explained(prediction, (), {})
+    if targets is not None:
+        explained = explain_all(prediction, targets, model.card, model.plan, parcellation)
+    names = names_of(explained.explanations, model.plan.methods)
+    notes += [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
+    tables = {
+        "regions": region_rows(explained, parcellation, model.card, recipe.regions, names),
+        "cases": case_rows(case, prediction, targets, model.card, recipe.explain.targets),
+        "costs": cost_rows(explained.explanations, names),
+    }
+    with io.new_folder(folder) as new:
+        for name, rows in tables.items():
+            io.put(new / f"{name}.parquet", to_parquet(name, [{"case": case.id} | row for row in rows]))
+        maps = write_maps(new, case.image, explained.explanations, model.plan)[0] if recipe.keep.maps else []
+        if recipe.keep.thumbnails and explained.explanations:
+            io.put(new / "thumbnail.png", thumbnail(prediction.scan, explained.explanations))
+        if recipe.keep.reports and explained.explanations:
+            _page(new / "report.html", case, explained, model.card, parcellation, called, tables["regions"], notes, recipe)
+        summary = explained.summary(maps) | {
+            "case": case.id,
+            "input_sha256": explained.explanations[0].provenance["input_sha256"] if explained.explanations else "",
+            "notes": [*prediction.scan.notes, *notes],
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+        io.put(new / "summary.json", json.dumps(summary, indent=1).encode(errors="replace"))
+    return tuple(notes)
+
+
+def _page(
+    path: Path,
+    case: Case,
+    explained: Explained,
+    card: Card,
+    parcellation: Parcellation,
+    called: str,
+    rows: list[Row],
+    notes: list[str],
+    recipe: Recipe,
+) -> None:
+    own = recipe.regions.parcellation in ("predicted", "label")
+    write_page(
+        path,
+        case.id,
+        explained,
+        card,
+        parcellation=parcellation,
+        parcellation_name=called,
+        regions=[row for row in rows if row["kind"] == "label"],
+        outlined=own and recipe.regions.names is None,
+        notes=notes,
+    )
+
+
+def _targets(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | None, list[str]]:
+    """The targets that this scan has, and a note on those that it has not: a class without a voxel is no failure."""
+    if not is_segmentation(prediction, card):
+        return choose_targets(prediction, card, plan), []
+    if plan.targets and plan.reduce == "probability":  # which needs no voxel
+        return choose_targets(prediction, card, plan), []
+    seen = set(torch.unique(label_map(output_of(prediction, card))).tolist())
+    absent = [name for name in plan.targets if card.index(name) not in seen]
+    there = replace(plan, targets=tuple(name for name in plan.targets if name not in absent))
+    if not there.targets and (absent or seen == {0}):
+        return None, ["the model predicts no voxel of any target here: nothing to explain"]
+    notes = [f"no voxel predicted of {', '.join(absent)}: not explained"] if absent else []
+    return choose_targets(prediction, card, there), notes
