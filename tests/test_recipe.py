@@ -1,9 +1,11 @@
 """Recipes: TOML in, the same TOML out, and words for what is wrong with one."""
 
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from radiolucent.errors import BadInput
 from radiolucent.methods import Gradient, SmoothGrad
@@ -112,3 +114,12 @@ def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     for path in (tmp_path / "recipe.toml", tmp_path / "absent.toml"):
         with pytest.raises(BadInput, match="a recipe in TOML"):
             read_recipe(path)
+
+
+def test_the_recipes_of_documentation_and_example_are_recipes(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```", (REPOSITORY / "docs" / "studies.md").read_text("utf-8"), re.M | re.S)
+    recipe = from_tables(tomllib.loads(text), tmp_path)
+    assert recipe.analysis.covariates == ("age", "site")
+    example = read_recipe(REPOSITORY / "examples" / "hippocampus" / "study.toml")
+    assert (Path(example.model.model) / "card.json").exists()
+    assert len(example.explain.methods) == 4

@@ -248,6 +248,16 @@ def test_folders_that_are_refused(recipe: Path) -> None:
         Study.open(recipe.parent / "other")
 
 
+def test_what_no_case_can_mend_is_refused_before_any(recipe: Path) -> None:
+    for old, new, message in (('layer = "blur"', 'layer = "blurr"', "blurr"), ('["1", "2"]', '["liver"]', "liver")):
+        text = recipe.read_text()
+        change(recipe, old, new)
+        with pytest.raises(BadInput, match=message):
+            run(recipe)
+        recipe.write_text(text)
+    assert not (recipe.parent / "study").exists()
+
+
 def test_claims(tmp_path: Path) -> None:
     path = tmp_path / "case.json"
     with claim(path) as mine, claim(path) as yours:

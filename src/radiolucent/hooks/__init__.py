@@ -1,6 +1,6 @@
 """Looking into a model that belongs to somebody else: the only room that hooks it or changes its mode.
 
-Everything here is a context manager, and leaves the model as it was found, also after an error.
+Whatever touches the model is a context manager, and leaves it as it was found, also after an error.
 """
 
 from radiolucent.hooks.attention import attending, flowing

@@ -25,7 +25,6 @@ VOXELS = 2**20
 NUMBERS = 2**24
 """In the largest tensor on the way, for batch=0, where only a part of the network runs: 64 MiB in single precision."""
 
-
 COPIES = 16
 """At once at most, for batch=0: on a processor 80 small images in one pass take a sixth longer each than 16."""
 

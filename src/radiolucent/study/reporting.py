@@ -10,13 +10,15 @@ from pandas import DataFrame
 
 from radiolucent.analysis import Analysis
 from radiolucent.report import cohort_figures as draw
-from radiolucent.report.cohort import MOST_THUMBNAILS, Panel, Table, Thumbnail, write_cohort_report
+from radiolucent.report.cohort import MOST_THUMBNAILS, Group, Panel, Table, Thumbnail, write_cohort_report
+from radiolucent.statistics import bootstrap_mean
 from radiolucent.study.paragraph import facts, methods_paragraph
 from radiolucent.study.store import Study
 
 _SIDE_BY_SIDE = 3  # of the most and of the least anomalous cases
 _MOST_TARGETS = 6  # whose distributions are drawn; all are in the tables
 
+_ABOUT = {"method", "layer", "target", "quantity", "region", "covariate", "pair", "score", "quality"}
 _HEADINGS = {
     "mass_fraction": "share",
     "low": "from",
@@ -27,7 +29,6 @@ _HEADINGS = {
     "hd95_mm": "HD95 (mm)",
     "dice": "Dice",
     "iou": "IoU",
-    "mean": "mean share",
     "enrichment_low": "enrichment from",
     "enrichment_high": "enrichment to",
     "forest": "anomaly (forest)",
@@ -47,7 +48,7 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         _bias(tables),
         *_sides(tables),
         *_drift(tables),
-        _cases(cases, links),
+        _cases(cases, links, analysis.settings.level),
     ]
     segments = bool((cases["voxels_predicted"].notna()).any()) if len(cases) else False
     settings = analysis.settings
@@ -64,25 +65,27 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
 
 
 def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
-    found = []
+    groups = []
     for where, importance in _each(tables["importance"]):
         classes, edges = _of(tables["classes"], importance), _of(tables["edges"], importance)
-        text = f"{where}: where the relevance of each target lies, as a mean over the cases. Framed: the target's own region."
-        found.append((draw.heat_map(importance, classes), text))
-        if len(edges):
-            text = f"{where}: context. The strongest arrows from a region to a target that is also recognised by it."
+        text = "Where the relevance of each target lies, as a mean over the cases. Framed: the target's own region."
+        found = [(draw.heat_map(importance, classes), text)]
+        if len({*edges["region"], *edges["target"]}) > 2:
+            text = "Context: the strongest arrows from a region to a target that is also recognised by it."
             found.append((draw.context_graph(edges, importance, classes), text))
-        for target in importance["target"].unique()[:_MOST_TARGETS]:
-            text = f"{where}: the cases behind the means for {target}."
-            found.append((draw.distributions(_of(rows, importance), importance, target), text))
+        found += [
+            (draw.distributions(_of(rows, importance), importance, target), f"The cases behind the means for {target}.")
+            for target in importance["target"].unique()[:_MOST_TARGETS]
+        ]
+        groups.append(Group(where, found))
     classes = tables["classes"]
     several = len(classes) and classes["n_classes"].max() > 2
     return Panel(
         "Where the model looks",
         "The share of a target's absolute relevance that lies in each region, as a mean over cases with its bootstrap interval; "
         "enrichment is that share over the region's share of the volume (1 = as expected by chance).",
-        found,
-        tables=[
+        groups,
+        [
             table(tables["importance"], "Every region for every target."),
             *([table(classes, "Classes that the model looks at alike: clusters of their profiles.")] if several else []),
         ],
@@ -90,22 +93,24 @@ def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
 
 
 def _anomaly(study: Study, tables: Mapping[str, DataFrame], cases: DataFrame, links: Mapping[str, str]) -> Panel:
-    found, galleries = [], []
+    groups: list[Group] = []
     quality = tables["anomaly_quality"]
     for where, ranking in _each(tables["ranking"]):
-        found.append((draw.anomaly_ranking(ranking), f"{where}: which cases stand out, and by what."))
+        found = [(draw.anomaly_ranking(ranking), "Which cases stand out, and by what.")]
         if "dice" in set(quality["quality"]):
             picture = draw.anomaly_against_quality(_of(tables["anomaly"], ranking), cases)
-            found.append((picture, f"{where}: does anomaly warn of bad segmentations? Each dot is a case."))
-        for words, part in (("most", ranking.head(_SIDE_BY_SIDE)), ("least", ranking.tail(_SIDE_BY_SIDE)[::-1])):
-            row = [_thumbnail(study, case, links) for case in part.to_dict("records")]
-            galleries.append((f"{where}: the {words} anomalous cases (rows: targets, columns: methods)", row))
+            found.append((picture, "Does anomaly warn of bad segmentations? Each dot is a case."))
+        most, least = ranking.head(_SIDE_BY_SIDE), ranking.tail(_SIDE_BY_SIDE)[::-1]
+        galleries = [
+            (f"The {words} anomalous cases (rows: targets, columns: methods)", [_thumbnail(study, row, links) for row in rows])
+            for words, rows in (("most", most.to_dict("records")), ("least", least.to_dict("records")))
+        ]
+        groups.append(Group(where, found, galleries if len(groups) < MOST_THUMBNAILS // (2 * _SIDE_BY_SIDE) else ()))
     return Panel(
         "Cases that stand out",
         "A case is anomalous where the model looks at other regions than in the other cases: a reason to look at it, not a "
         "finding. No case is scored by a forest that has seen it.",
-        found,
-        galleries[: MOST_THUMBNAILS // _SIDE_BY_SIDE],
+        groups,
         [
             table(tables["ranking"], "All cases, from most to least anomalous.", links),
             table(tables["anomaly"], "Both scores for every target.", links),
@@ -144,12 +149,24 @@ def _drift(tables: Mapping[str, DataFrame]) -> list[Panel]:
     ]
 
 
-def _cases(cases: DataFrame, links: Mapping[str, str]) -> Panel:
-    return Panel("Cases", "Score, size and agreement with the label for every case and class.", tables=[table(cases, "", links)])
+def _cases(cases: DataFrame, links: Mapping[str, str], level: float) -> Panel:
+    rows = [
+        {"target": target, "quality": _HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
+        for target, group in cases.groupby("target", sort=False)
+        for name in ("dice", "iou", "hd95_mm")
+        if (mean := bootstrap_mean(group[name].to_numpy(float), level=level)).n
+    ]
+    means = [table(DataFrame(rows), f"Agreement with the label: means with {level:.0%} bootstrap intervals.")] if rows else []
+    return Panel(
+        "Cases", "Score, size and agreement with the label.", tables=[*means, table(cases, "Every case and class.", links)]
+    )
 
 
 def table(frame: DataFrame, note: str, links: Mapping[str, str] | None = None) -> Table:
-    """A frame as rows to search and sort; columns that say nothing in any row are left out."""
+    """A frame as rows to search and sort, first what they say; columns that say nothing in any row are left out."""
+    if "verdict" in frame.columns:
+        about = [c for c in frame.columns if c in _ABOUT]
+        frame = frame[[*about, "verdict", *(c for c in frame.columns if c not in {*about, "verdict"})]]
     kept = [c for c in frame.columns if frame[c].notna().any() and not (frame[c].astype(str) == "").all()]
     return Table({c: _HEADINGS.get(c, c.replace("_", " ")) for c in kept}, frame[kept].to_dict("records"), links, note)
 
@@ -169,7 +186,7 @@ def _of(frame: DataFrame, like: DataFrame) -> DataFrame:
 def _thumbnail(study: Study, row: Mapping[str, Any], links: Mapping[str, str]) -> Thumbnail:
     folder = study.folder / "cases" / study.names()[row["case"]]
     picture = folder / "thumbnail.png"
-    caption = f"rank {row['rank']}, score {row['score']:.2f}; {row['target']}, {row['strangest']}"
+    caption = f"rank {row['rank']}; most of all by how much relevance for {row['target']} lies in {row['strangest']}"
     return Thumbnail(row["case"], picture.read_bytes() if picture.exists() else b"", caption, links.get(row["case"], ""))
 
 
@@ -181,9 +198,9 @@ def _links(study: Study, done: Sequence[str]) -> dict[str, str]:
 
 
 _QUESTIONS = {
-    "anomaly_quality": "anomaly and agreement with the label",
-    "bias": "covariates",
-    "laterality": "left and right",
+    "anomaly_quality": "relation of anomaly with the agreement with the label",
+    "bias": "differences by covariates",
+    "laterality": "differences of left and right",
     "drift": "difference from the reference",
 }
 
@@ -204,7 +221,7 @@ def _verdicts(tables: Mapping[str, DataFrame], alpha: float) -> list[str]:
             said.append(f"... and {len(hits) - 10} more in the table on {question}")
         if not len(hits):
             left = f"; {few} more had not enough cases" if few else ""
-            said.append(f"{question}: no difference found in {int(found['q'].notna().sum())} tests{left}")
+            said.append(f"{question}: none found in {int(found['q'].notna().sum())} tests{left}")
     return said
 
 

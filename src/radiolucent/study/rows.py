@@ -60,7 +60,7 @@ def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Reg
             raise BadInput("a parcellation for a model that does not segment", "predicted", "Name one: [regions] parcellation.")
         return Parcellation(found.labels, names or found.names), called
     if regions.parcellation == "label":
-        labels = label_of(case, card, scan)
+        labels = label_of(case, prediction, card)
         if labels is None:
             raise BadInput(f"a label image of {case.id}", "none in the manifest", "Add it, or choose another parcellation.")
         return Parcellation(labels, names or _label_names(labels, prediction, card)), "the label"
@@ -68,19 +68,20 @@ def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Reg
     return fitting(Parcellation.read(path, names), scan).on(scan.grid), path.name
 
 
-def label_of(case: Case, card: Card, scan: Volume) -> Volume | None:
-    """The case's label image, which lies on the scan's grid and holds the model's classes."""
+def label_of(case: Case, prediction: Prediction, card: Card) -> Volume | None:
+    """The case's label image, which lies on the scan's grid and holds the model's classes, where it names some."""
     if case.label is None:
         return None
-    labels = io.read_labels(case.label)
+    labels, scan = io.read_labels(case.label), prediction.scan
     if labels.grid != scan.grid:
         raise BadInput(
             f"a label on the grid of the scan ({scan.grid})", f"{labels.grid} in {case.label.name}", "Resample it first."
         )
-    unknown = [v for v in np.unique(labels.data).tolist() if v < 0 or (card.classes and v >= len(card.classes))]
+    known = class_names(prediction, card) if card.classes and is_segmentation(prediction, card) else {}
+    unknown = [v for v in np.unique(labels.data).tolist() if v < 0 or (known and v not in known)]
     if unknown:
-        known = ", ".join(f"{i} {name}" for i, name in enumerate(card.classes))
-        raise BadInput(f"labels among {known or 'whole numbers from 0'} in {case.label.name}", f"{unknown[:20]}", "Renumber them.")
+        names = ", ".join(f"{i} {name.name}" for i, name in known.items()) or "whole numbers from 0"
+        raise BadInput(f"labels among {names} in {case.label.name}", f"{unknown[:20]}", "Renumber them.")
     return labels
 
 
@@ -99,7 +100,7 @@ def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: 
     if not is_segmentation(prediction, card):
         return [{"target": name, "score": score, "reason": "no segmentation"} for name, score in scores.items()]
     predicted = prediction.labels(card.output, card.regions)
-    label = label_of(case, card, prediction.scan)
+    label = label_of(case, prediction, card)
     rows = []
     for value, name in zip(*_named(prediction, card, wanted), strict=True):
         seen = predicted.data[0] == value

@@ -30,7 +30,8 @@ from radiolucent.case import (
 )
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Prediction, predict
-from radiolucent.methods import as_dict, at_layer
+from radiolucent.hooks.taps import module_of
+from radiolucent.methods import as_dict, at_layer, named_layers
 from radiolucent.models import Card, load
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Target
@@ -94,6 +95,8 @@ def load_model(recipe: Recipe) -> Loaded:
     for name in recipe.explain.targets:
         card.index(name)
     methods = tuple(at_layer(method, card.layer) for method in recipe.explain.methods)
+    for layer in (name for method in methods for name in named_layers(method)):
+        module_of(network, layer)
     plan = Plan(methods, recipe.explain.targets, recipe.explain.reduce)
     identity = _identity(recipe, plan, card, weights_hash(network))
     network = network.to(recipe.model.device)
@@ -114,6 +117,7 @@ def _identity(recipe: Recipe, plan: Plan, card: Card, weights: str) -> dict[str,
             "weights_sha256": weights,
             "task": card.task,
             "classes": card.classes,
+            "regions": card.regions,
             "output": card.output,
             "preprocessing": card.preprocessing.as_dict(),
             "window": model.window,
@@ -256,10 +260,14 @@ def _targets(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | N
         return choose_targets(prediction, card, plan), []
     if plan.targets and plan.reduce == "probability":  # which needs no voxel
         return choose_targets(prediction, card, plan), []
-    seen = set(torch.unique(label_map(output_of(prediction, card))).tolist())
+    output = output_of(prediction, card)
+    if card.regions:
+        seen = {c for c in range(output.shape[1]) if bool((output[:, c] > 0).any())}
+    else:
+        seen = set(torch.unique(label_map(output)).tolist())
     absent = [name for name in plan.targets if card.index(name) not in seen]
     there = replace(plan, targets=tuple(name for name in plan.targets if name not in absent))
-    if not there.targets and (absent or seen == {0}):
+    if not there.targets and (absent or not (seen if card.regions else seen - {0})):
         return None, ["the model predicts no voxel of any target here: nothing to explain"]
     notes = [f"no voxel predicted of {', '.join(absent)}: not explained"] if absent else []
     return choose_targets(prediction, card, there), notes
