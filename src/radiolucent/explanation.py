@@ -20,7 +20,7 @@ from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import as_dict, at_layers, from_dict, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
-from radiolucent.protocols import FirstOrder, Method, Target
+from radiolucent.protocols import Additive, FirstOrder, Method, Target, adds_up
 from radiolucent.targets import Select, label_map, part_of
 from radiolucent.volume import Volume
 
@@ -252,6 +252,14 @@ class _First:
 
     def fix(self, output: Any) -> _First:
         return self
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        return adds_up(self.targets, grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Target, tuple[int, ...]]:
+        """A part of the targets; of its scores nothing is remembered."""
+        assert isinstance(self.targets, Additive)
+        return self.targets.within(where, factor)
 
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:

@@ -6,9 +6,10 @@ Everything here is a context manager, and leaves the model as it was found, also
 from radiolucent.hooks.attention import attending, flowing
 from radiolucent.hooks.guest import check_items_apart, evaluating, mixes_items, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, some, tensors_in
+from radiolucent.hooks.moment import Moment
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import Call, Rule, relus, rewriting
-from radiolucent.hooks.sharing import OneInput, Sharing, guest_of
+from radiolucent.hooks.sharing import InParts, OneInput, Sharing, guest_of
 from radiolucent.hooks.taps import INPUT, Taps, editing, tap
 from radiolucent.hooks.tokens import Form, form_of
 
@@ -16,7 +17,9 @@ __all__ = [
     "INPUT",
     "Call",
     "Form",
+    "InParts",
     "Layer",
+    "Moment",
     "OneInput",
     "Replay",
     "Rule",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from radiolucent import baselines
 from radiolucent.geometry import upsample
 from radiolucent.hooks import Form, Replay, evaluating, form_of, replaying, tap
-from radiolucent.methods.gradient import layer_of, plain, spatial_form
+from radiolucent.methods.backward import spatial_form
+from radiolucent.methods.gradient import layer_of, plain
 from radiolucent.methods.perturbation import NUMBERS, VOXELS, in_chunks, score, share
 from radiolucent.protocols import Target
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -38,14 +39,18 @@ class SmoothGrad:
         return self.of.unit
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        return mean(in_passes(self.of, model, self.noisy(x), targets, self.batch))
+
+    def noisy(self, x: Tensor) -> Iterator[Tensor]:
+        """The copies x + e_i, one after the other."""
         if self.samples < 1 or not self.noise >= 0:
             raise BadInput("samples >= 1 and noise >= 0", f"{self.samples} and {self.noise}", "25 and 0.1 are usual.")
         check_floating(x)
         generator = torch.Generator().manual_seed(self.seed)
         spread = x.flatten(1).amax(1) - x.flatten(1).amin(1)
         sigma = self.noise * spread.reshape(-1, *[1] * (x.ndim - 1))
-        noisy = (x + torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma for _ in range(self.samples))
-        return mean(in_passes(self.of, model, noisy, targets, self.batch))
+        for _ in range(self.samples):
+            yield x + torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -14,8 +14,10 @@ from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.hooks import check_items_apart, mixes_items, out_of_memory
-from radiolucent.methods.gradient import check_scores
-from radiolucent.protocols import Method, Target
+from radiolucent.methods.backward import check_scores
+from radiolucent.methods.remembered import Remembered
+from radiolucent.protocols import Additive, Method, Target, adds_up
+from radiolucent.tiling import Tiled
 
 Made = TypeVar("Made")
 
@@ -48,6 +50,26 @@ def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Te
     return torch.stack([row.to(torch.promote_types(row.dtype, torch.float32)) for row in scores])
 
 
+def scoring(model: nn.Module, targets: Target) -> Callable[[Tensor], Tensor]:
+    """`score` of one model and its targets, for all chunks of copies of one explanation.
+
+    Of a model that predicts in windows, and targets that are a sum over voxels, a window whose content came before is
+    not predicted again: neither one that no perturbation touches nor one that looks as it did in another copy.
+    """
+    remembered = Remembered(model, targets) if isinstance(model, Tiled) and isinstance(targets, Additive) else None
+
+    def scored(copies: Tensor) -> Tensor:
+        if remembered is None or not adds_up(targets, copies.shape[3:]):
+            return score(model, copies, targets)
+        check_items_apart(model, copies.shape[1])
+        scores = remembered(copies)
+        for row in scores:
+            check_scores(row, copies.shape[1])
+        return scores
+
+    return scored
+
+
 @dataclass(frozen=True, eq=False)
 class Copies:
     """Targets for k copies of a batch of b in a row, each of which meets `targets` alone: scores (t, k * b)."""
@@ -64,6 +86,14 @@ class Copies:
 
     def fix(self, output: Any) -> Copies:
         return self
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        return adds_up(self.targets, grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Copies, tuple[int, ...]]:
+        assert isinstance(self.targets, Additive)
+        part, rows = self.targets.within(where, factor)
+        return replace(self, targets=part), rows
 
 
 def in_passes(method: Method, model: nn.Module, images: Iterable[Tensor], targets: Target, batch: int) -> Iterator[Tensor]:
@@ -93,9 +123,9 @@ def mean(maps: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Tensor:
-    """Scores (t, b) of x itself."""
-    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets))
+def unchanged(scored: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Scores (t, b) of x itself, by what `scoring` gives."""
+    ((_, scores),) = in_chunks(1, 1, lambda _: scored(x[None].clone()))
     return scores[0]
 
 
