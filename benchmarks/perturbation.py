@@ -54,8 +54,8 @@ def occlusion(o: argparse.Namespace) -> tuple[dict[str, Callable[[], Tensor]], n
 
 
 def cams(o: argparse.Namespace) -> tuple[dict[str, Callable[[], Tensor]], nn.Module, Tensor]:
+    from calling import declare_torchvision_operators
     from monai.networks.nets import resnet18
-    from peers import declare_torchvision_operators
 
     declare_torchvision_operators()
     import tqdm

@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -111,6 +113,7 @@ def test_a_bundle_gives_network_classes_and_preprocessing(tmp_path, form):
     assert card.about == {"licence": "nobody"}
     assert card.notes == ()
     assert card.preprocessing == Preprocessing("RAS", (1.5, 1.5, 2.0), intensity=Window(-57, 164), multiple=16)
+    assert card.window == (96, 96, 48)
 
 
 def test_the_map_lies_on_the_scan_s_own_grid(tmp_path):
@@ -305,6 +308,17 @@ def test_bundles_that_are_damaged(tmp_path, file, text, match):
 def test_configurations_that_do_not_hold_together(tmp_path, changes, match):
     with pytest.raises(BadInput, match=match):
         load(made(tmp_path, **changes))
+
+
+def test_layers_of_a_bundle_are_listed_on_its_window(tmp_path):
+    made(tmp_path, inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 8]})
+    command = [sys.executable, "-W", "ignore", "-c", "from radiolucent.cli import main; main()", "layers", "--model", "bundle"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "\t4 x 8 x 8 x 4\t8 x 8 x 4" in done.stdout
+    made(tmp_path / "other", inferer={"_target_": "SimpleInferer"})
+    done = subprocess.run(command, cwd=tmp_path / "other", capture_output=True, text=True)
+    assert "expected the size of an input" in done.stderr
 
 
 def test_weights_may_be_given_apart(tmp_path):

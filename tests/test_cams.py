@@ -7,10 +7,23 @@ import captum.attr as captum
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from worlds import RELU_STYLES, ByHand, ConvNet, Mean, Segmenter, Spy, classifier, convolution, image, relative, segmenter
 
-from radiolucent import BadInput, Logits, Outputs, Region
-from radiolucent.methods import GradCAM, GradCAMPlusPlus, Gradient, HiResCAM, InputXGradient, LayerCAM, first_order
+from radiolucent import BadInput, Logits, Outputs, Region, Volume, inject, predict
+from radiolucent.hooks import look, reaching
+from radiolucent.methods import (
+    AblationCAM,
+    EigenCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    Gradient,
+    HiResCAM,
+    InputXGradient,
+    LayerCAM,
+    ScoreCAM,
+    first_order,
+)
 from radiolucent.protocols import FirstOrder
 from radiolucent.targets import Select
 
@@ -360,3 +373,56 @@ def test_segmenters_keep_batch_norm_statistics_in_train_mode() -> None:
     before = net.norm.running_mean.clone()
     GradCAM("second")(net, x, Region(1, mask=torch.ones(x.shape[2:], dtype=torch.bool)))
     assert torch.equal(net.norm.running_mean, before)
+
+
+class WithAuxiliary(nn.Module):
+    """As DeepLab: two heads on shared features, of which the auxiliary one runs last."""
+
+    def __init__(self, axes: int, kind: str) -> None:
+        super().__init__()
+        conv = convolution(axes)
+        self.backbone = conv(1, 4, 3, padding=1)
+        self.classifier = nn.Sequential(conv(4, 5, 3, padding=1), nn.ReLU(), conv(5, 3, 1))
+        self.auxiliary = nn.Sequential(conv(4, 6, 3, padding=1), nn.ReLU(), conv(6, 3, 1))
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> object:
+        h = self.backbone(x)
+        out, aux = self.classifier(h), self.auxiliary(h)
+        return {"out": out, "aux": aux} if self.kind == "dict" else (out, aux)
+
+
+@both_axes
+@pytest.mark.parametrize("kind", ["dict", "tuple"])
+def test_auto_is_the_last_layer_that_the_chosen_output_depends_on(axes: int, kind: str) -> None:
+    x = image(axes, batch=1)
+    net = WithAuxiliary(axes, kind).eval()
+    for key, head in (("out", "classifier"), ("aux", "auxiliary")):
+        part = key if kind == "dict" else ("out", "aux").index(key)
+        mask = torch.ones(x.shape[2:], dtype=torch.bool)
+        targets = Select(part, Region(1, mask=mask))
+        layer = f"{head}.1"
+        for cam in (HiResCAM, ScoreCAM, AblationCAM, EigenCAM):
+            found = cam()(net, x, targets.fix(net(x)))
+            assert torch.equal(found, cam(layer)(net, x, targets.fix(net(x)))), (cam, layer)
+        (explanation,) = predict(net, Volume(x[0].numpy())).explain([HiResCAM()], targets)
+        assert explanation.method == HiResCAM(layer)
+        injected = inject(net, HiResCAM(), target=Region(1, mask=mask), output=part)
+        injected(x)
+        assert list(injected.maps.methods.values()) == [HiResCAM(layer)]
+
+
+def test_finding_that_layer_keeps_no_activations() -> None:
+    x = image(3, batch=1)
+    net = WithAuxiliary(3, "dict").eval()
+    _, found = look(net, x)
+    kept = []
+
+    def chosen(output: dict[str, Tensor]) -> Tensor:
+        assert [memory.expired() for memory in kept] == [True]
+        return output["out"]
+
+    net.classifier[1].register_forward_hook(lambda m, a, features: kept.append(StorageWeakRef(features.untyped_storage())))
+    reached = reaching(net, x, chosen, found)
+    assert [layer.name for layer in reached] == ["backbone", *(f"classifier.{i}" for i in range(3)), "classifier"]
+    assert reaching(net, x, lambda o: o["out"].detach(), found) == found

@@ -249,7 +249,39 @@ def test_layers_lists_what_runs(tmp_path: Path) -> None:
     assert answer["auto"] == "skip_layers"  # gives on what upsamples.2 gave: the last before the output block
     assert shapes["skip_layers"] == shapes["upsamples.2"] == [8, 48, 64, 48]
     plain = radiolucent("layers", "--model", MODEL, cwd=tmp_path)
-    assert "bottleneck" in plain.stdout
+    rows = {line.split("\t")[0]: line.split("\t") for line in plain.stdout.splitlines()}
+    assert rows["bottleneck"] == ["bottleneck", "UnetBasicBlock", "64 x 6 x 8 x 6", "6 x 8 x 6"]
+    assert rows["skip_layers"][4] == "auto"
+
+
+def test_layers_marks_the_card_s_own_and_shows_where_tokens_lie(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        " def __init__(self):\n"
+        "  super().__init__()\n"
+        "  self.patches, self.norm = torch.nn.Conv2d(1, 4, 4, 4), torch.nn.LayerNorm(4)\n"
+        "  self.one, self.two = torch.nn.Conv2d(1, 2, 3), torch.nn.Conv2d(1, 2, 3)\n"
+        " def forward(self, x):\n"
+        "  h = self.norm(self.patches(x).flatten(2).transpose(1, 2))\n"
+        "  return self.one(x).relu().mean((2, 3)), h.mean(1), self.two(x).relu().mean((2, 3))\n"
+    )
+    folder = tmp_path / "model"
+    folder.mkdir()
+    card = {"name": "n", "task": "classification", "network": "net:Net", "weights": "w.pt", "layer": "patches", "output": 0}
+    (folder / "card.json").write_text(json.dumps(card | {"preprocessing": {"size": [16, 24]}}))
+    make = "import sys, torch; sys.path.insert(0, '.'); import net; torch.save(net.Net().state_dict(), 'model/w.pt')"
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True)
+    arguments = ("layers", "--model", "model", "--trust-model")
+    done = radiolucent(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split("\t")[0]: line.split("\t")[2:] for line in done.stdout.splitlines()}
+    assert rows["patches"] == ["4 x 4 x 6", "4 x 6", "the card's"]
+    assert rows["norm"] == ["24 x 4", "4 x 6"]
+    assert rows["one"][2:] == ["auto"]  # of the card's part, not "two" that runs last
+    answer = json.loads(radiolucent(*arguments, "--part", "1", "--json", cwd=tmp_path).stdout)
+    assert (answer["auto"], answer["card"]) == ("norm", "patches")
+    assert answer["layers"][1]["cells"] == [4, 6]
 
 
 def test_methods_lists_and_explains(tmp_path: Path) -> None:
@@ -288,3 +320,21 @@ def test_a_long_method_shows_how_far_it_is_on_a_terminal(
     assert "30 of 40 copies scored" in said.err
     assert "35 of 40" not in said.err
     assert not said.out
+
+
+def ran(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code and all words of `main`, in this process."""
+    monkeypatch.setattr(sys, "argv", ["radiolucent", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    return int(end.value.code or 0), " ".join((said.out + said.err).replace("│", " ").split())
+
+
+def test_words_for_a_first_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ran(monkeypatch, capsys, "explain", "-h")[0] == 0
+    code, said = ran(monkeypatch, capsys, "layers", "--model", str(MODEL), "--shape", "1,48")
+    assert code == 1
+    assert "--shape takes channels and a grid of 2 or 3 axes" in said
+    assert "of=gradient, samples=25" in ran(monkeypatch, capsys, "methods", "smooth-grad")[1]
+    assert "first=METHOD, second=METHOD" in ran(monkeypatch, capsys, "methods", "times")[1]

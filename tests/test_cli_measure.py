@@ -151,6 +151,15 @@ def test_tables_are_replaced_when_asked(study: Path) -> None:
     assert (study / "s_means.csv").read_text().startswith("method,")
 
 
+def test_what_is_undefined_says_why(study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(study)
+    arguments = ["measure", "maps", "--mask", "masks", "--metric", "iou", "--label", "7", "--out", "s.csv"]
+    monkeypatch.setattr(sys, "argv", ["radiolucent", *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert "undefined: label 7 is not in the mask (8 of 8 scores)" in capsys.readouterr().out
+
+
 def test_metrics_lists_them(tmp_path: Path) -> None:
     listed = json.loads(radiolucent("metrics", "--json", cwd=tmp_path).stdout)
     assert {"ioa@otsu", "pointing-game", "average-precision"} <= {row["metric"] for row in listed}

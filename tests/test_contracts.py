@@ -27,9 +27,9 @@ def small(name: str) -> Method:
     values: dict[str, Any] = {}
     for field in fields(METHODS[name]):
         if field.name in ("steps", "samples"):
-            values[field.name] = 3
-        elif field.name in ("window", "stride", "cells", "batch"):
-            values[field.name] = {"window": 3, "stride": 2, "cells": 2, "batch": 1}[field.name]
+            values[field.name] = 20 if name == "kernel-shap" else 3  # all coalitions of 2 x 2 cubes, some of 2 x 2 x 2
+        elif field.name in ("window", "stride", "cells", "cubes", "batch"):
+            values[field.name] = {"window": 3, "stride": 2, "cells": 2, "cubes": 2, "batch": 1}[field.name]
         elif field.type == "Method" and field.name == "second":
             values[field.name] = methods_page.HiResCAM()
         elif field.type == "Method":

@@ -15,7 +15,7 @@ from worlds import RELU_STYLES, Bright, ConvNet, Returns, Segmenter, Spy, classi
 
 import radiolucent as rl
 from radiolucent import BadInput, InputWarning, Logits, Region
-from radiolucent.methods import GradCAM, Gradient, HiResCAM, InputXGradient, SmoothGrad
+from radiolucent.methods import GradCAM, Gradient, HiResCAM, InputXGradient, Occlusion, SmoothGrad
 from radiolucent.targets import Predicted
 
 
@@ -496,3 +496,38 @@ def test_the_target_is_decided_in_eval_mode() -> None:
     injected = rl.inject(net.train(), "hires-cam", layer="network.second", target=[1, 2])
     assert isinstance(injected(x), list)
     assert injected.maps.relevance["hires-cam at network.second"].isfinite().all()
+
+
+def test_scores_and_maps_are_plain_tensors_for_a_tensor_of_another_kind() -> None:
+    """Such as MONAI's MetaTensor."""
+
+    class Meta(Tensor):
+        pass
+
+    net, x = ConvNet(2).eval(), image(2).as_subclass(Meta)
+    for method in ("hires-cam", SmoothGrad(samples=2), Occlusion(8, 8)):
+        injected = rl.inject(net, method, layer="conv2", target=1)
+        assert type(injected(x)) is Meta
+        assert type(injected.maps.scores) is Tensor
+        assert {type(relevance) for relevance in injected.maps.relevance.values()} == {Tensor}
+
+
+def test_scores_can_begin_anew_with_each_epoch() -> None:
+    x = image(3, 2)
+    net = segmenter(3, x)
+    injected = rl.inject(net, "hires-cam", layer=["norm", "second"], target=1, metrics=["iou"])
+    labels = net(x).argmax(1)
+    for _ in range(2):
+        injected.scores.clear()
+        injected(x, mask=labels)
+        assert len(injected.scores.rows()) == 4  # layers, items
+        assert injected.scores.layers == ["norm", "second"]
+
+
+def test_warnings_point_at_the_caller_s_line() -> None:
+    nowhere = Region(2, mask=torch.zeros(12, 16, dtype=torch.long))
+    injected = rl.inject(Segmenter(2), "hires-cam", layer="norm", target=nowhere)
+    for model in (injected, nn.Sequential(injected)):
+        with pytest.warns(InputWarning, match="no map of call") as caught:
+            model(image(2))
+        assert {w.filename for w in caught} == {__file__}

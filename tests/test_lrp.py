@@ -1,16 +1,15 @@
 """LRP: re-derived slowly with explicit contributions, closed forms, conservation, and zennit as the reference."""
 
 import copy
-import importlib
-import sys
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import zennits
 from torch import Tensor, nn
 from worlds import ConvNet, Linear, Mean, convolution, image, relative
+from zennits import zennit
 
 from radiolucent import Logits, Outputs, Region
 from radiolucent.methods import LRP, InputXGradient
@@ -258,47 +257,15 @@ def test_biases_keep_their_share() -> None:
 # ---- the reference
 
 
-def zennit(name: str) -> Any:
-    """A name of zennit, whose torchvision part does not import beside the CPU build of torch and is not needed."""
-    sys.modules.setdefault("zennit.torchvision", ModuleType("zennit.torchvision"))
-    module, _, name = name.rpartition(".")
-    return getattr(importlib.import_module(f"zennit.{module}"), name)
-
-
-def sums(name: str, module: nn.Module) -> dict[str, Any] | None:
-    """For zennit: MONAI's residual block with its sum as a module."""
-    if type(module).__name__ != "ResNetBlock":
-        return None
-
-    def forward(self: Any, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return self.act(self.sum(torch.stack([out, shortcut], -1)))
-
-    return {"forward": forward.__get__(module), "sum": zennit("layer.Sum")()}
-
-
 def reference(method: LRP, net: nn.Module, x: Tensor, target: int) -> Tensor:
     R = {name: zennit(f"rules.{name}") for name in ("Epsilon", "ZPlus", "Gamma", "ZBox", "Flat", "WSquare")}
     box = (v.expand_as(x) for v in (f(x, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax)))
-    first = {"flat": R["Flat"](), "w2": R["WSquare"](zero_params=["bias"]), "box": R["ZBox"](*box)}
+    first = {"same": None, "flat": R["Flat"](), "w2": R["WSquare"](zero_params=["bias"]), "box": R["ZBox"](*box)}
     inner = {"epsilon": R["Epsilon"](method.epsilon), "epsilon-plus": R["ZPlus"](), "epsilon-gamma": R["Gamma"](method.gamma)}
-    conv = zennit("types.Convolution")
     # Ours has no stabiliser for sums and means; zennit's default there, 1e-6, makes up to 1e-3 of difference.
-    rules = [
-        *zennit("composites.layer_map_base")(1e-13),
-        (conv, inner[method.composite]),
-        (nn.Linear, R["Epsilon"](method.epsilon)),
-    ]
-    canonizers = [zennit("canonizers.SequentialMergeBatchNorm")(), zennit("canonizers.AttributeCanonizer")(sums)]
-    kind = zennit("composites.SpecialFirstLayerMapComposite")
-    composite = kind(rules, [(conv, first[method.first])] if method.first != "same" else [], canonizers=canonizers)
-    x = x.clone().requires_grad_()
-    with composite.context(net) as changed:
-        output = changed(x)
-        one = torch.zeros_like(output)
-        one[:, target] = output[:, target].detach()
-        return torch.autograd.grad(output, x, one)[0]
+    rules = zennits.composite(inner[method.composite], R["Epsilon"](method.epsilon), 1e-13, first[method.first])
+    with rules.context(net) as changed:
+        return zennits.relevance(changed, x, target)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,5 +1,6 @@
 """M3d-CAM's scripts with their import line changed."""
 
+import csv
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from worlds import ConvNet, Segmenter, image, relative, segmenter
 
-from radiolucent import BadInput, Logits
+from radiolucent import BadInput, InputWarning, Logits
 from radiolucent.compat import medcam
 from radiolucent.methods import GradCAM, GradCAMPlusPlus, GuidedBackprop, GuidedGradCAM
 
@@ -203,3 +204,53 @@ def test_settings_that_cannot_work_are_refused() -> None:
         medcam.inject(ConvNet(2), backend="cam")
     with pytest.raises(BadInput, match="an output_dir, since something is to be saved"):
         medcam.inject(ConvNet(2), save_maps=True)
+
+
+@pytest.mark.parametrize("shape", [None, 8, "large", (), (8, 0), (8.5, 8), ("8", "8"), 2.5, object()])
+def test_a_data_shape_that_is_none_is_refused_when_the_model_is_injected(shape: object) -> None:
+    with pytest.raises(BadInput, match="'default' or the shape of a map as data_shape"):
+        medcam.inject(ConvNet(2), data_shape=shape)
+
+
+def test_a_data_shape_may_be_of_numpy_and_has_the_input_s_axes() -> None:
+    model = medcam.inject(ConvNet(2), layer="conv2", data_shape=np.array([5, 7]))
+    model(image(2))
+    assert model.get_attention_map().shape == (2, 1, 5, 7)
+    model = medcam.inject(ConvNet(2), layer="conv2", data_shape=(5, 7, 9))
+    with pytest.raises(BadInput, match=r"a data_shape of 2 axes, as the input has; got \(5, 7, 9\)"):
+        model(image(2))
+
+
+@pytest.mark.parametrize("label", [1.5, "worst", [], [1, "x"], {}, object(), (None,)])
+def test_a_label_that_is_none_is_refused_when_the_model_is_injected_or_called(label: object) -> None:
+    with pytest.raises(BadInput, match="a class, several, a function, 'best' or None as label"):
+        medcam.inject(ConvNet(2), label=label)
+    with pytest.raises(BadInput, match="a class, several, a function, 'best' or None as label"):
+        medcam.inject(ConvNet(2))(image(2), label=label)
+
+
+def test_a_label_may_be_of_numpy_or_torch() -> None:
+    net, x = ConvNet(2).eval(), image(2)
+    truth = medcam.inject(net, layer="conv2", label=1, return_attention=True)(x)[1]
+    for label in (np.int64(1), torch.tensor(1), np.array([1]), torch.tensor([1]), [np.int64(1)]):
+        assert torch.equal(medcam.inject(net, layer="conv2", label=label, return_attention=True)(x)[1], truth)
+    with pytest.raises(BadInput, match=r"a tensor from label\(output\); got NoneType"):
+        medcam.inject(net, layer="conv2")(x, label=lambda y: None)
+    with pytest.raises(BadInput, match=r"an output \(batch, classes, ...\); got shape \(4,\)"):
+        medcam.inject(nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(0)))(x)
+
+
+def test_the_tables_say_the_method(tmp_path: Path) -> None:
+    model = medcam.inject(ConvNet(2), tmp_path, backend="gcampp", layer="conv2", evaluate=True, save_scores=True)
+    x = image(2)
+    model(x, mask=torch.ones(2, 1, *x.shape[2:]))
+    model.dump()
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        assert {row["method"] for row in csv.DictReader(file)} == {"grad-cam++"}
+
+
+def test_a_warning_points_at_the_caller_s_line() -> None:
+    model = medcam.inject(Segmenter(2), layer="norm", label=lambda y: torch.zeros_like(y))
+    with pytest.warns(InputWarning) as caught:
+        model(image(2))
+    assert {w.filename for w in caught} == {__file__}

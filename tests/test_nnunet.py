@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.interpolate import make_interp_spline
 
 from radiolucent import BadInput, Explanation, InputWarning, Region, io, load, predict
-from radiolucent.methods import GradCAM, Gradient
+from radiolucent.methods import LRP, AblationCAM, EigenCAM, GradCAM, Gradient, IntegratedGradients, Occlusion, ScoreCAM
 from radiolucent.models.nnunet_preprocessing import Channel, NnUNetPreprocessing, resample
+from radiolucent.protocols import Method
+from radiolucent.targets import label_map
 from radiolucent.volume import Volume
 
 pytest.importorskip("dynamic_network_architectures", reason='the networks of nnU-Net: pip install "radiolucent[nnunet]"')
@@ -71,8 +74,25 @@ OLD_STYLE = {
     "pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
     "conv_kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
 }
+FLAT = {
+    **FULLRES,
+    "data_identifier": "nnUNetPlans_2d",
+    "patch_size": [24, 24],
+    "spacing": [1.5, 1.0],
+    "architecture": ARCHITECTURE
+    | {
+        "arch_kwargs": ARCHITECTURE["arch_kwargs"]
+        | {
+            "conv_op": "torch.nn.modules.conv.Conv2d",
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+            "kernel_sizes": [[3, 3]] * 3,
+            "strides": [[1, 1], [2, 2], [2, 2]],
+        }
+    },
+}
 CT = {"mean": 40.0, "std": 20.0, "min": -200.0, "max": 300.0, "percentile_00_5": -50.0, "percentile_99_5": 120.0}
 LABELS = {"background": 0, "left": 1, "right": 2}
+REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
 DATASET = {"channel_names": {"0": "MRI"}, "labels": LABELS, "numTraining": 4, "file_ending": ".nii.gz"}
 
 
@@ -96,19 +116,26 @@ def plans(**changes: object) -> dict[str, object]:
     }
 
 
+def flat(**changes: object) -> dict[str, object]:
+    """plans.json with a 2D configuration."""
+    top = {key: changes.pop(key) for key in ("transpose_forward", "image_reader_writer") if key in changes}
+    return plans(**top) | {"configurations": {"2d": FLAT | changes}}
+
+
 def made(folder: Path, given: dict[str, object] | None = None, dataset: dict[str, object] = DATASET, folds: str = "0") -> Path:
     """A trained folder as nnU-Net leaves it, with random weights."""
     from dynamic_network_architectures.architectures import unet
     from torch import nn
 
     given = given or plans()
-    root = folder / "nnUNetTrainer__nnUNetPlans__3d_fullres"
-    heads = len([name for name in dataset["labels"] if name != "ignore"])
-    residual = given["configurations"]["3d_fullres"].get("architecture") == RESIDUAL
+    name = "2d" if "2d" in given["configurations"] else "3d_fullres"
+    root = folder / f"nnUNetTrainer__nnUNetPlans__{name}"
+    heads = len([name for name in dataset["labels"] if name != "ignore"]) - ("regions_class_order" in dataset)
+    residual = given["configurations"][name].get("architecture") == RESIDUAL
     kind = unet.ResidualEncoderUNet if residual else unet.PlainConvUNet
-    a = (RESIDUAL if residual else ARCHITECTURE)["arch_kwargs"] | {
-        "conv_op": nn.Conv3d,
-        "norm_op": nn.InstanceNorm3d,
+    a = (RESIDUAL if residual else FLAT["architecture"] if name == "2d" else ARCHITECTURE)["arch_kwargs"] | {
+        "conv_op": nn.Conv2d if name == "2d" else nn.Conv3d,
+        "norm_op": nn.InstanceNorm2d if name == "2d" else nn.InstanceNorm3d,
         "nonlin": nn.LeakyReLU,
     }
     for fold in folds.split():
@@ -123,7 +150,7 @@ def made(folder: Path, given: dict[str, object] | None = None, dataset: dict[str
             "logging": {"mean_fg_dice": [np.float64(0.5), np.float32(0.25)], "epoch_start_timestamps": [1.0]},
             "_best_ema": np.float64(0.5),
             "current_epoch": 3,
-            "init_args": {"plans": given, "configuration": "3d_fullres", "fold": fold, "device": torch.device("cpu")},
+            "init_args": {"plans": given, "configuration": name, "fold": fold, "device": torch.device("cpu")},
             "trainer_name": "nnUNetTrainer",
             "inference_allowed_mirroring_axes": (0, 1, 2),
         }
@@ -200,11 +227,10 @@ def test_plans_before_2_4_give_the_same_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"patch_size": [16, 16]}, "a 3D configuration of nnU-Net; got 3d_fullres, whose slices"),
         ({"previous_stage": "3d_lowres"}, "a configuration with one stage; got 3d_fullres, a cascade on another's output"),
         ({"preprocessor_name": "MyPreprocessor"}, "nnU-Net's default preprocessing; got MyPreprocessor"),
         ({"resampling_fn_data": "resample_torch_fornnunet"}, "default preprocessing; got resample_torch_fornnunet"),
-        ({"image_reader_writer": "NaturalImage2DIO"}, "default preprocessing; got the reader NaturalImage2DIO"),
+        ({"image_reader_writer": "Tiff3DIO"}, "default preprocessing; got the reader Tiff3DIO"),
         ({"normalization_schemes": ["MyScheme"]}, "a normalisation among ZScoreNormalization, .*; got MyScheme"),
         ({"spacing": None}, "plans.json and dataset.json of nnU-Net v2 in .*; got TypeError"),
         (
@@ -261,7 +287,7 @@ def test_classes_that_moved_are_found_and_a_missing_package_is_named(tmp_path: P
     [
         (
             {"background": 0, "whole": [1, 2], "core": [2]},
-            r"labels that exclude each other .*; got regions .*\(whole\)",
+            r"regions_class_order with a label for each of whole, core in .*dataset.json; got None",
         ),
         ({"background": 0, "a": 1, "b": 3}, r"labels 0, 1, 2, ... in dataset.json; got \[0, 1, 3\]"),
     ],
@@ -462,6 +488,108 @@ def test_channels_on_different_grids_are_refused(tmp_path: Path) -> None:
     assert len(io.read_channels(tmp_path / "case_0000.nii.gz", 1).data) == 1
 
 
+# 2D configurations: a slice at a time.
+
+
+def test_a_2d_network_sees_slice_by_slice_along_nnunet_s_first_axis(tmp_path: Path) -> None:
+    network, card = load(made(tmp_path, flat(transpose_forward=[1, 0, 2])))
+    here = scan()
+    image = card.preprocessing(here)
+    turned = here.data[0].transpose(1, 2, 0)  # (z, y, x) of the file, then the plans' choice: y, z, x
+    inside = np.flatnonzero((turned != 0).any((1, 2)))
+    assert image.data.shape == (1, inside[-1] - inside[0] + 1, 24, 24)  # as many slices as there are, not resampled
+    x = torch.from_numpy(image.data.copy())[None]
+    with torch.no_grad():
+        found = network(x)
+        alone = torch.stack([network.network(x[:, :, d]) for d in range(x.shape[2])], 2)
+    torch.testing.assert_close(found, alone)
+    assert found.shape == (1, 3, *x.shape[2:])
+
+
+def test_layers_of_a_2d_network_have_the_volume_s_grid(tmp_path: Path) -> None:
+    """By hand: the value and the gradient at one layer, slice after slice, put together."""
+    network, card = load(made(tmp_path, flat()))
+    here = scan()
+    prediction = predict(network, here, card.preprocessing)
+    depth = prediction.image.data.shape[1]
+    layer = next(found for found in prediction.layers if found.name == "network.encoder.stages.1")
+    assert layer.cells == (depth, 12, 12)
+    target = Region(int(prediction.output.argmax(1).unique()[-1])).fix(prediction.output)
+    kept = []
+    handle = network.network.encoder.stages[1].register_forward_hook(lambda m, a, output: kept.append(output))
+    score = target(network(prediction.x.requires_grad_()))
+    handle.remove()
+    A, G = kept[0], torch.autograd.grad(score.sum(), kept[0])[0]
+    assert A.shape == (depth, 8, 12, 12)
+    by_hand = torch.einsum("c,dchw->dhw", G.mean((0, 2, 3)), A).relu()
+    found = GradCAM(layer.name)(network, prediction.x, target)[0, 0, 0]
+    torch.testing.assert_close(found, by_hand.detach(), rtol=1e-4, atol=1e-6)
+    auto = prediction.explain([GradCAM()], Region(*target.labels))[0].method.layer
+    assert auto.startswith("network.decoder.stages.1")  # not the logits, which are the output in another shape
+
+
+@pytest.mark.parametrize("method", [Occlusion((3, 8, 8), (3, 8, 8)), ScoreCAM(), LRP(), EigenCAM(), IntegratedGradients(4)])
+def test_other_methods_on_a_2d_network(tmp_path: Path, method: Method) -> None:
+    network, card = load(made(tmp_path, flat()))
+    prediction = predict(network, scan(), card.preprocessing)
+    label = int(prediction.output.argmax(1).unique()[-1])
+    (found,) = prediction.explain([method], Region(label))
+    assert found.relevance[0].grid == scan().grid
+    with pytest.raises(BadInput, match=r"a layer that sees the whole image; got layer .* of a 2D network that runs slice by slice"):
+        prediction.explain([AblationCAM()], Region(label))
+
+
+def test_a_2d_image_with_a_2d_configuration(tmp_path: Path) -> None:
+    """A dataset of pictures: (rows, columns) as stored, one unit apart; the map lies on the picture's pixels."""
+    root = made(tmp_path, flat(image_reader_writer="NaturalImage2DIO", spacing=[1.0, 1.0]))
+    pixels = np.zeros((30, 22), np.uint8)
+    pixels[4:27, 3:20] = np.random.default_rng(2).integers(1, 255, (23, 17))
+    Image.fromarray(pixels).save(tmp_path / "case_0000.png")
+    _, card = load(root)
+    here = io.read(tmp_path / "case_0000.png")
+    image = card.preprocessing(here)
+    inner = pixels[4:27, 3:20].astype(np.float64)
+    expected = np.pad((inner - inner.mean()) / inner.std(), [(0, 1), (3, 4)])
+    np.testing.assert_allclose(image.data[0], expected, atol=1e-5)
+    done = explained(tmp_path, "explain", "case_0000.png", "--model", root, "--out", "out", "--method", "gradient", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Explanation.load(tmp_path / "out" / "case_0000" / "gradient").relevance[0].grid == here.grid
+    with pytest.raises(BadInput, match=r"a 2D image, as the model was trained on; got .*Give a picture"):
+        card.preprocessing(scan())
+
+
+# Regions that overlap: a sigmoid each.
+
+OVERLAPPING = DATASET | {"labels": REGIONS, "regions_class_order": [1, 2, 3]}
+
+
+def test_regions_are_targets_by_name_and_the_segmentation_is_made_in_nnunet_s_order(tmp_path: Path) -> None:
+    root = made(tmp_path, dataset=OVERLAPPING)
+    network, card = load(root)
+    assert (card.classes, card.regions) == (("whole", "core", "enhancing"), (1, 2, 3))
+    here = scan()
+    prediction = predict(network, here, card.preprocessing)
+    expected = np.zeros(prediction.output.shape[2:], np.int32)
+    for voxel in np.ndindex(*expected.shape):
+        for channel, label in enumerate((1, 2, 3)):
+            expected[voxel] = label if prediction.output[(0, channel, *voxel)] > 0 else expected[voxel]
+    assert np.array_equal(label_map(prediction.output, card.regions)[0].numpy(), expected)
+    assert set(np.unique(prediction.labels(None, card.regions).data)) <= {0, 1, 2, 3}
+    io.write(tmp_path / "case.nii.gz", here)
+    arguments = ("explain", "case.nii.gz", "--model", root, "--out", "out", "--method", "gradient", "--target", "core", "--json")
+    done = explained(tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (case,) = json.loads(done.stdout)["cases"]
+    logits = prediction.output[0, 1]
+    assert case["targets"]["core"] == pytest.approx(float(logits[logits > 0].sum()), rel=1e-4)
+    written = io.read_labels(tmp_path / "out" / "case" / "segmentation.nii.gz").data
+    assert np.array_equal(written, prediction.labels(None, card.regions).data)
+    regions = (tmp_path / "out" / "case" / "regions.csv").read_text()
+    assert "enhancing" in regions
+    assert "enhancing, rest" not in regions
+    assert "whole, rest" in regions
+
+
 # Beside nnU-Net itself.
 
 VARIANTS = {
@@ -476,6 +604,18 @@ VARIANTS = {
     "transposed": {"transpose_forward": [2, 0, 1]},
     "reoriented": {"image_reader_writer": "SimpleITKIOWithReorient"},
     "two channels": {"normalization_schemes": ["ZScoreNormalization", "NoNormalization"], "use_mask_for_norm": [False, False]},
+}
+SLICES = {
+    "2D": {},
+    "2D, transposed": {"transpose_forward": [1, 0, 2], "spacing": [2.0, 1.0]},
+    "2D, thin slices": {"spacing": [9.0, 8.0]},
+    "2D, thick slices": {"spacing": [0.7, 0.6]},
+    "2D, within the mask": {"use_mask_for_norm": [True]},
+}
+PICTURES = {
+    "picture": {"spacing": [1.0, 1.0]},
+    "picture, resampled": {"spacing": [1.5, 1.2]},
+    "picture, within the mask": {"spacing": [1.0, 1.0], "use_mask_for_norm": [True]},
 }
 
 
@@ -505,11 +645,14 @@ def compared(root: Path, files: list[Path], here: Volume) -> tuple[float, float,
     image, logits, theirs = reference(root, files)
     network, card = load(root)
     ours = card.preprocessing(here)
+    image, logits = (image[:, 0], logits[:, 0]) if ours.data.ndim == 3 else (image, logits)  # theirs has one slice
     inside = tuple(slice((m - n) // 2, (m - n) // 2 + n) for n, m in zip(image.shape[1:], ours.data.shape[1:], strict=True))
     assert ours.data[(slice(None), *inside)].shape == image.shape
     x = torch.from_numpy(np.ascontiguousarray(ours.data))[None]
     with torch.no_grad():
-        found, same = network(x)[0], theirs(x)[0]
+        found = network(x)[0]
+        # A 2D network of theirs is given one slice at a time.
+        same = torch.stack([theirs(s)[0] for s in x.unbind(2)], 1) if x[0, 0].ndim > len(card.preprocessing.size) else theirs(x)[0]
     scale = float(logits.abs().max())
     return (
         float(np.abs(ours.data[(slice(None), *inside)] - image).max()),
@@ -532,6 +675,44 @@ def test_preprocessing_and_logits_are_nnunet_s_own(tmp_path: Path, variant: str)
     assert image < 1e-4
     assert networks < 1e-6
     assert predicted < 1e-3  # the predictor rounds to half precision
+
+
+@pytest.mark.parametrize("variant", SLICES | PICTURES)
+@pytest.mark.filterwarnings("ignore")
+def test_2d_configurations_are_nnunet_s_own(tmp_path: Path, variant: str) -> None:
+    pytest.importorskip("nnunetv2", reason="nnU-Net itself is not installed: pip install nnunetv2")
+    change, is_picture = (SLICES | PICTURES)[variant], variant in PICTURES
+    reader = {"image_reader_writer": "NaturalImage2DIO"} if is_picture else {}
+    root = made(tmp_path, flat(**change, **reader), DATASET | {"file_ending": ".png" if is_picture else ".nii.gz"})
+    if is_picture:
+        pixels = np.random.default_rng(2).integers(1, 255, (23, 17)).astype(np.uint8)
+        pixels[8:12, 5:9] = 0
+        file = tmp_path / "case_0000.png"
+        Image.fromarray(np.pad(pixels, 3)).save(file)
+    else:
+        file = io.write(tmp_path / "case_0000.nii.gz", scan((18, 14, 9)))
+    image, networks, predicted = compared(root, [file], io.read(file))
+    assert image < 1e-4
+    assert networks < 1e-6
+    assert predicted < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_regions_become_labels_as_in_nnunet(tmp_path: Path) -> None:
+    pytest.importorskip("nnunetv2", reason="nnU-Net itself is not installed: pip install nnunetv2")
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    given = plans(patch_size=[16, 24, 24])
+    shuffled = OVERLAPPING | {"labels": REGIONS | {"ignore": 4}, "regions_class_order": [2, 1, 3]}
+    root = made(tmp_path, given, shuffled)
+    here = scan((18, 14, 9))
+    image, networks, predicted = compared(root, [io.write(tmp_path / "case_0000.nii.gz", here)], here)
+    assert (image < 1e-4, networks < 1e-6, predicted < 1e-3) == (True, True, True)
+    network, card = load(root)
+    output = predict(network, here, card.preprocessing).output
+    theirs = PlansManager(given).get_label_manager(shuffled).convert_logits_to_segmentation(output[0])
+    assert len(theirs.unique()) > 2
+    assert torch.equal(label_map(output, card.regions)[0], theirs.long())
 
 
 @pytest.mark.filterwarnings("ignore")

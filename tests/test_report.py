@@ -113,7 +113,11 @@ def test_pictures_are_the_right_way_round() -> None:
         row, column = np.argwhere(np.ptp(pixels, axis=2) > 0.2).mean(0)
         assert axis.images[0].origin == "lower"
         assert row > pixels.shape[0] / 2, f"{upper} is up"
-        assert column > pixels.shape[1] / 2, "R and A are at the right"
+        assert column > pixels.shape[1] / 2, "to the right or the front in the voxels"
+        shown = {t.get_text(): t.get_position()[0] for t in axis.texts}
+        assert axis.xaxis_inverted() == (axis is not sagittal), "the radiological convention"
+        assert shown.get("R", 0) < 0.5 < shown.get("L", 1)
+        assert shown.get("P", 0) <= 0.5 <= shown.get("A", 1)
         assert {t.get_text() for t in axis.texts} == {"L", "R", "P", "A", "I", "S"} - {"A": {"I", "S"}}.get(upper, set()) - (
             {"L", "R"} if axis is sagittal else {"P", "A"} if axis is coronal else set()
         )

@@ -1,5 +1,6 @@
 """Targets: which number is explained, and what is said when there is none."""
 
+import math
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from radiolucent import BadInput, Contrast, Logits, Outputs, Region
 from radiolucent.protocols import Target
-from radiolucent.targets import Select
+from radiolucent.targets import Overlapping, Select, label_map
 
 OUTPUT = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
 
@@ -33,6 +34,43 @@ def test_the_gradient_of_regions_is_their_weights(reduce: str) -> None:
     weights = weights / weights.flatten(1).sum(1)[:, None, None] if reduce == "mean" else weights
     assert torch.allclose(gradient[:, 1], weights)
     assert not gradient[:, [0, 2, 3]].any()
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean", "probability"])
+def test_overlapping_regions_have_a_sigmoid_each(reduce: str) -> None:
+    f = torch.randn(2, 4, 3, 5, dtype=torch.double, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    target = Overlapping(3, 1, reduce=reduce).fix(f)
+    assert torch.autograd.gradcheck(target, (f,))
+    scores = target(f)
+    for row, channel in zip(scores, (3, 1), strict=True):
+        for item in range(2):
+            total = weight = 0.0
+            for value in f[item, channel].flatten().tolist():
+                p = 1 / (1 + math.exp(-value))
+                w = p if reduce == "probability" else float(p > 0.5)
+                total, weight = total + w * value, weight + w
+            assert row[item].item() == pytest.approx(total / weight if reduce == "mean" else total)
+    assert torch.equal(target(f + 5), Overlapping(3, 1, reduce=reduce).fix(f)(f + 5))  # what is fixed does not move
+    assert target.names(["a", "b", "c", "d"]) == ("d", "b")
+    assert repr(target) == repr(Overlapping(3, 1, reduce=reduce))
+
+
+def test_labels_of_overlapping_regions_are_written_one_after_the_other() -> None:
+    f = torch.tensor([[1.0, 1, -1, -1], [1, -1, -1, 1], [1, 1, 1, -1]])[None, :, None]
+    assert label_map(f, (2, 7, 1)).tolist() == [[[1, 1, 1, 7]]]
+    assert label_map(f, (1, 2, 3)).tolist() == [[[3, 3, 3, 2]]]
+    with pytest.raises(BadInput, match="2 channels, one for each region; got 3"):
+        label_map(f, (1, 2))
+    with pytest.raises(BadInput, match="at least one voxel in each target region; got none for region 0"):
+        Overlapping(0, 2).fix(-f.abs())
+    with pytest.raises(BadInput, match=r"fixed before the explanation starts; got Overlapping\(0, 2\)"):
+        Overlapping(0, 2)(f)
+    with pytest.raises(BadInput, match="target indices from 0 to 2"):
+        Overlapping(3).fix(f)
+    with pytest.raises(BadInput, match="at least one channel"):
+        Overlapping()
+    with pytest.raises(BadInput, match=r"or .probability.; got .max."):
+        Overlapping(1, reduce="max")
 
 
 def test_fixing_names_what_was_left_open() -> None:

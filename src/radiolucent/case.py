@@ -24,7 +24,7 @@ from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.regions import region_rows
 from radiolucent.report import write_report
-from radiolucent.targets import Logits, Outputs, Region, Select, as_tensor, label_map, part_of
+from radiolucent.targets import Logits, Outputs, Overlapping, Region, Select, as_tensor, label_map, part_of
 from radiolucent.volume import Volume
 
 
@@ -78,12 +78,12 @@ def explain_case(
     prediction = predict(model, read_scan(image, card, plan), card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
-    explained = explain_all(prediction, targets, card, plan)
     parcellation, parcellation_name = _parcellation(prediction, card, plan, regions)
+    explained = explain_all(prediction, targets, card, plan, parcellation)
     with io.new_folder(folder, replace=overwrite) as new:
         maps, left_out = write_maps(new, image, explained.explanations, plan)
         if is_segmentation(prediction, card):
-            io.write(new / "segmentation.nii.gz", prediction.labels(card.output))
+            io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
         rows = region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else []
         if rows:
             write_table(new / "regions.csv", rows)
@@ -130,7 +130,7 @@ class Explained:
         }
 
 
-def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan) -> Explained:
+def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan, parcellation: Parcellation | None) -> Explained:
     """All of the plan's methods; one that fails does not take the others along, unless all do."""
     failures: dict[str, str] = {}
     errors: list[BadInput] = []
@@ -139,7 +139,7 @@ def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan)
         errors.append(error)
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
 
-    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed)
+    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation)
     if not explanations and len(errors) == 1:
         raise errors[0]
     if not explanations:
@@ -173,7 +173,7 @@ def write_page(
         parcellation=parcellation,
         parcellation_name=parcellation_name,
         regions=regions,
-        outlines=outlines if outlined and is_segmentation(explained.prediction, card) else None,
+        outlines=outlines if outlined and not card.regions and is_segmentation(explained.prediction, card) else None,
         notes=[*(f"{method} failed: {reason}" for method, reason in explained.failures.items()), *notes, *left_out],
         facts=_facts(card),
     )
@@ -216,14 +216,17 @@ def write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], p
 def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
     """The plan's target names as a Target of the model's task; without names, what the model predicts."""
     output = output_of(prediction, card)
+    card.check_outputs(output)
     indices = [card.index(t) for t in plan.targets]
     chosen: Target
     if is_segmentation(prediction, card):
-        if not indices:
+        if not indices and card.regions:
+            indices = [c for c in range(output.shape[1]) if (output[:, c] > 0).any()]
+        elif not indices:
             indices = [int(v) for v in torch.unique(label_map(output)) if v > 0]
         if not indices:
             raise BadInput("a segmentation with a labelled voxel", "background everywhere", "Name a label with --target.")
-        chosen = Region(*indices, reduce=plan.reduce)
+        chosen = (Overlapping if card.regions else Region)(*indices, reduce=plan.reduce)
     elif card.task == "regression":
         chosen = Outputs(*indices)
     else:
@@ -268,10 +271,14 @@ def segmentation(prediction: Prediction, card: Card) -> tuple[Parcellation | Non
     """The labels that the model predicts as a parcellation, and what it is called; nothing for other models."""
     if not is_segmentation(prediction, card):
         return None, ""
-    labels = prediction.labels(card.output)
-    values = {int(v) for v in torch.unique(torch.from_numpy(labels.data))}
-    names = {v: Name(card.classes[v] if v < len(card.classes) else f"label {v}") for v in values}
-    return Parcellation(labels, names), "the predicted segmentation"
+    return Parcellation(prediction.labels(card.output, card.regions), class_names(prediction, card)), "the predicted segmentation"
+
+
+def class_names(prediction: Prediction, card: Card) -> dict[int, Name]:
+    """A name for every label that a segmentation model can give, whichever of them are in this scan."""
+    known = card.label_names()
+    values = (0, *card.regions) if card.regions else range(max(2, output_of(prediction, card).shape[1]))
+    return {v: Name(known.get(v, f"label {v}")) for v in values if v or known}
 
 
 def _facts(card: Card) -> dict[str, str]:

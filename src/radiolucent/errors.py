@@ -1,4 +1,7 @@
-"""The one exception: what was expected, what came, what to do."""
+"""The one exception: what was expected, what came, what to do. And the one warning."""
+
+import sys
+import warnings
 
 
 class BadInput(ValueError):
@@ -21,3 +24,11 @@ class Nothing(BadInput):
 
 class InputWarning(UserWarning):
     """Something that was given can be used, but not without a word about it."""
+
+
+def warn(text: str) -> None:
+    """An InputWarning at the caller's line: the first outside this package and PyTorch, however deep it comes from."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("radiolucent", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, InputWarning, stacklevel=level)

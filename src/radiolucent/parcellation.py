@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.geometry import Grid
 from radiolucent.io import read_labels
 from radiolucent.io.tables import Name, read_names
@@ -119,7 +118,7 @@ class Parcellation:
             raise BadInput(
                 "a parcellation that overlaps the image", f"none of its regions on {grid}", "Is it the same subject and space?"
             )
-        warnings.warn(f"the parcellation was resampled from {self.labels.grid} to {grid}", InputWarning, stacklevel=2)
+        warn(f"the parcellation was resampled from {self.labels.grid} to {grid}")
         return Parcellation(moved, self.names)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
@@ -60,4 +60,13 @@ class FirstOrder(Method, Protocol):
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         """Relevance (b, c', *cells) from the value A and dS/dA at `layer`, both (b, c, *cells)."""
+        ...
+
+
+@runtime_checkable
+class Detailed(Method, Protocol):
+    """A method that has more to say than its map: standard errors, what it took, how it converged."""
+
+    def detailed(self, model: nn.Module, x: Tensor, targets: Target) -> tuple[Tensor, Sequence[Mapping[str, Any]]]:
+        """The map of one image, and for each target plain values: an Explanation keeps them as provenance["details"]."""
         ...

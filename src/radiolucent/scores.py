@@ -81,6 +81,10 @@ class Scores:
             self._place.setdefault(layer, (depth, len(self._place)))
         self._rows += others._rows
 
+    def clear(self) -> None:
+        """Begin anew, for example with each epoch; what the layers' order is stays known."""
+        self._rows = []
+
     @property
     def layers(self) -> list[str]:
         """The layers that have scores, in the order in which they run."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from radiolucent.cli.options import Json
 from radiolucent.cli.terminal import progress, reason, table
+
+if TYPE_CHECKING:
+    from radiolucent.scores import Scores
 
 Part = Literal["positive", "absolute"]
 _MOST_LINES = 200
@@ -40,12 +45,11 @@ def measure(
     ] = "positive",
     resample: Annotated[bool, typer.Option(help="Bring masks on another grid onto the map's (nearest neighbour).")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace tables that are there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Score maps against masks: a table per case, means with 95 % bootstrap intervals, a plot over the layers."""
     from radiolucent import evaluation
-    from radiolucent.errors import BadInput
-    from radiolucent.io.tables import TABLES, read_names
+    from radiolucent.io.tables import read_names
     from radiolucent.metrics import from_text
 
     named = {value: name.name for value, name in read_names(names).items()} if names else None
@@ -53,17 +57,7 @@ def measure(
     labels = evaluation.labels_of(label, named)
     found = evaluation.find_maps(maps)
     masks = evaluation.pair([m.case for m in found], mask)
-    if out.suffix.lower() not in TABLES or not out.resolve().parent.is_dir():
-        raise BadInput(f"a table to write that ends in {', '.join(TABLES)}, in a folder that exists", str(out), "Correct --out.")
-    written = [out, out.with_stem(f"{out.stem}_means"), out.with_suffix(".png")]
-    there = [str(path) for path in written if path.exists()]
-    if there and not overwrite:
-        raise BadInput("no table yet", ", ".join(there), "Choose another --out, or pass --overwrite.")
-    inputs = {
-        path.resolve() for path in (*maps, *mask, *masks.values(), *(p / "maps.csv" for p in maps), *([names] if names else []))
-    }
-    if inputs & {path.resolve() for path in written}:
-        raise BadInput("a table apart from what is measured", str(out), "Choose another --out.")
+    _check_tables(out, overwrite, [*maps, *mask, *masks.values(), *(p / "maps.csv" for p in maps), *([names] if names else [])])
     with progress(len(set(masks)), as_json) as (say, step):
         scores, failed = evaluation.evaluate(
             found,
@@ -79,22 +73,42 @@ def measure(
         )
         for case, error in failed.items():
             say(f"{case} failed: {reason(error)}")
-    files = scores.write(out) if scores.rows() else []
-    means = scores.means()
-    if as_json:
-        cases = [
-            {"case": c, "status": "failed", "reason": reason(failed[c])} if c in failed else {"case": c, "status": "done"}
-            for c in masks
-        ]
-        print(json.dumps({"cases": cases, "files": [str(f) for f in files], "means": [_plain(row) for row in means]}, indent=1))
-    else:
-        _print(means, files)
-        print(f"{len(masks) - len(failed)} of {len(masks)} cases measured")
+    _tell(scores, failed, list(masks), scores.write(out) if scores.rows() else [], as_json)
     if failed:
         raise typer.Exit(3)
 
 
-def metrics(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False) -> None:
+def _check_tables(out: Path, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """Refuse a name that is no table's, or that something has which must stay."""
+    from radiolucent.errors import BadInput
+    from radiolucent.io.tables import TABLES
+
+    if out.suffix.lower() not in TABLES or not out.resolve().parent.is_dir():
+        raise BadInput(f"a table to write that ends in {', '.join(TABLES)}, in a folder that exists", str(out), "Correct --out.")
+    written = [out, out.with_stem(f"{out.stem}_means"), out.with_suffix(".png")]
+    there = [str(path) for path in written if path.exists()]
+    if there and not overwrite:
+        raise BadInput("no table yet", ", ".join(there), "Choose another --out, or pass --overwrite.")
+    if {path.resolve() for path in inputs} & {path.resolve() for path in written}:
+        raise BadInput("a table apart from what is measured", str(out), "Choose another --out.")
+
+
+def _tell(scores: Scores, failed: Mapping[str, Exception], cases: Sequence[str], files: Sequence[Path], as_json: bool) -> None:
+    means = scores.means()
+    if as_json:
+        states = [
+            {"case": c, "status": "failed", "reason": reason(failed[c])} if c in failed else {"case": c, "status": "done"}
+            for c in cases
+        ]
+        print(json.dumps({"cases": states, "files": [str(f) for f in files], "means": [_plain(row) for row in means]}, indent=1))
+    else:
+        _print(means, files)
+        for why, times in Counter(row["reason"] for row in scores.rows() if row["reason"]).most_common():
+            print(f"undefined: {why} ({times} of {len(scores.rows())} scores)")
+        print(f"{len(cases) - len(failed)} of {len(cases)} cases measured")
+
+
+def metrics(as_json: Json = False) -> None:
     """List the metrics: what each one is, and which direction is better."""
     from radiolucent.metrics import METRICS, describe, label_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,10 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation.result import Explanation
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import at_layers, shared_pass, titles
+from radiolucent.methods import KernelSHAP, at_layers, auto_layer, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
-from radiolucent.protocols import FirstOrder, Method, Target
+from radiolucent.parcellation import Parcellation
+from radiolucent.protocols import Detailed, FirstOrder, Method, Target
 from radiolucent.targets import Deciding, Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
 
@@ -49,17 +50,22 @@ class Prediction:
         """The image as the model takes it, (1, c, *grid)."""
         return _tensor(self.model, self.image)
 
-    def labels(self, part: str | int | None = None) -> Volume:
+    def auto(self, part: str | int | None = None) -> str:
+        """What layer="auto" means for the output, or for its part of that name or position."""
+        return auto_layer(self.model, self.x, lambda o: o if part is None else part_of(o, part), self.output, self.layers)
+
+    def labels(self, part: str | int | None = None, regions: Sequence[int] = ()) -> Volume:
         """A segmentation model's label map (int32, nearest neighbour) on the scan's own grid.
 
-        `part` names the segmentation where the model returns a dict, tuple or list.
+        `part` names the segmentation where the model returns a dict, tuple or list; `regions` are the labels of
+        channels that overlap (see Card).
         """
         output = self.output if part is None else part_of(self.output, part)
         if not isinstance(output, Tensor) or output.ndim != self.image.data.ndim + 1:
             raise BadInput(
                 "a segmentation output (batch, classes, *grid)", f"{type(output).__name__}", "Use it for segmentation models."
             )
-        labels = label_map(output).cpu().numpy().astype(np.int32)
+        labels = label_map(output, regions).cpu().numpy().astype(np.int32)
         shape = labels.shape[1:]
         coarser = all(n % m == 0 for n, m in zip(self.image.grid.shape, shape, strict=True))
         # Some models answer on a coarser grid; without padding, in the middle of theirs.
@@ -73,23 +79,27 @@ class Prediction:
         *,
         classes: Sequence[str] = (),
         failed: Callable[[Method, BadInput], None] | None = None,
+        parcellation: Parcellation | None = None,
     ) -> list[Explanation]:
         """Several methods, several targets; all first-order methods share one forward pass.
 
         layer="full" stands for every layer with a grid, one explanation each. A method that fails, or whose
         map of some target is zero or not finite, raises; where `failed` is given it is handed to it with the
-        reason, while the others, and its other targets, go on.
+        reason, while the others, and its other targets, go on. `parcellation` is for methods with
+        regions="parcellation".
         """
+        _check_kinds(methods, targets)
         refuse = failed or _raise
         fixed = targets.fix(self.output)
         names = fixed.names(classes)
         plain = fixed(self.output).detach()
-        methods = [at for m in methods for at in at_layers(m, self.layers)]
+        methods = at_layers(methods, self.layers, lambda: auto_layer(self.model, self.x, fixed, self.output, self.layers))
         labels = own_labels(fixed)
         origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
         origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         done: dict[int, Explanation] = {}
-        for i, relevance, cost in self._made(methods, fixed, plain, catch=failed is not None):
+        ready = [self._over(m, parcellation) for m in methods]
+        for i, relevance, cost in self._made(ready, fixed, plain, catch=failed is not None):
             if isinstance(relevance, BadInput):
                 refuse(methods[i], relevance)
                 continue
@@ -103,6 +113,7 @@ class Prediction:
                 said = tuple(names[t] for t in volumes), tuple(plain[t, 0].item() for t in volumes)
                 facts = origin | cost | self._cells(methods[i], relevance)
                 facts |= {"labels": [labels[t] for t in volumes]} if labels else {}
+                facts |= {"details": [dict(cost["details"][t]) for t in volumes]} if "details" in cost else {}
                 done[i] = Explanation(tuple(volumes.values()), *said, methods[i], facts)
         return [done[i] for i in sorted(done)]
 
@@ -126,6 +137,7 @@ class Prediction:
     ) -> tuple[list[Tensor | BadInput], dict[str, Any]]:
         """A group's maps, or the reason why there is none, and what they cost together; `plain` are the scores."""
         x = self.x
+        details: Sequence[Mapping[str, Any]] = ()
         start = time.perf_counter()
         maps: list[Tensor | BadInput]
         try:
@@ -134,7 +146,9 @@ class Prediction:
                 maps = shared_pass(self.model, x, met, [m for m in group if isinstance(m, FirstOrder)])
                 _compare(met.scores, plain)
             else:
-                maps = [group[0](self.model, x, targets)]
+                one = (self.model, x, targets)
+                found, details = group[0].detailed(*one) if isinstance(group[0], Detailed) else (group[0](*one), ())
+                maps = [found]
         except Exception as error:  # also what a guest or the memory may raise
             if not catch:
                 raise
@@ -142,7 +156,14 @@ class Prediction:
             maps = [error if isinstance(error, BadInput) else BadInput(f"a map from {m}", reason, "Mend the model.") for m in group]
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
-        return maps, cost
+        return maps, cost | ({"details": details} if details else {})
+
+    def _over(self, method: Method, parcellation: Parcellation | None) -> Method:
+        """A method that asks for a parcellation, with its labels on the model's grid."""
+        if parcellation is None or not isinstance(method, KernelSHAP) or method.regions != "parcellation":
+            return method
+        labels = parcellation.on(self.scan.grid).labels.on(self.image.grid, nearest=True)
+        return method.over(torch.from_numpy(np.ascontiguousarray(labels.data)))
 
     def _placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
         """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
@@ -184,8 +205,25 @@ def _compare(scores: Tensor | None, plain: Tensor) -> None:
         warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=6)
 
 
+def _check_kinds(methods: Any, targets: Any) -> None:
+    """Refuse what is no method or no target at all."""
+    if isinstance(methods, (str, Method)) or not isinstance(methods, Sequence) or not methods:
+        raise BadInput("a list of methods", f"{methods!r:.80}", "For example [GradCAM(), Gradient()].")
+    for method in methods:
+        if isinstance(method, type) or not isinstance(method, Method):
+            do = "Make one, as GradCAM() from radiolucent.methods; radiolucent.METHODS has them by name."
+            raise BadInput("a method with its settings", f"{method!r:.80}", do)
+    if isinstance(targets, type) or not isinstance(targets, Target):
+        raise BadInput("a target", f"{targets!r:.80}", "For example Logits(1), Outputs() or Region(1).")
+
+
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:
     """Run the model once on a scan, as it would be used, and note which layers ran."""
+    if not isinstance(model, nn.Module):
+        raise BadInput("a PyTorch model", type(model).__name__, "Give the nn.Module itself; radiolucent.load gives (model, card).")
+    if not isinstance(scan, Volume):
+        do = "Wrap an array of shape (channels, *grid): Volume(array, affine); radiolucent.read(path) reads a file."
+        raise BadInput("a Volume as the scan", type(scan).__name__, do)
     preprocessing = preprocessing or Preprocessing()
     image = preprocessing(scan)
     convolutions = {len(m.kernel_size) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))}
@@ -215,6 +253,7 @@ def explain(
     preprocessing: Prepares | None = None,
     classes: Sequence[str] = (),
     output: str | int | None = None,
+    parcellation: Parcellation | None = None,
 ) -> Explanation:
     """Explain one scan with one method: relevance on the scan's own grid, for each of the targets.
 
@@ -226,6 +265,7 @@ def explain(
         preprocessing: what the model was trained on; None gives it the scan as it is.
         classes: names of the classes, for the targets' names.
         output: key or position of the part to explain, where the model returns a dict, tuple or list.
+        parcellation: regions for methods that want some, such as KernelSHAP("parcellation").
 
     Raises:
         BadInput: says what was expected, what came, and what to do.
@@ -233,7 +273,7 @@ def explain(
     Several methods of one scan share their forward pass through `predict(...).explain([...], targets)`.
     """
     chosen = targets if output is None else Select(output, targets)
-    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes)[0]
+    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes, parcellation=parcellation)[0]
 
 
 def _tensor(model: nn.Module, image: Volume) -> Tensor:

@@ -28,7 +28,7 @@ class Explanation:
         scores: each target's score for the unperturbed scan.
         method: the method with its hyper-parameters ("auto" layers resolved).
         provenance: hashes of weights and input, versions, device, seconds, peak memory, notes; of a segmentation, each
-            target's label and the labels' names.
+            target's label and the labels' names; as "details" what a method has to say besides its map, for each target.
     """
 
     relevance: tuple[Volume, ...]
@@ -68,10 +68,18 @@ class Explanation:
         """What `save` wrote, equal to what was saved."""
         folder = Path(folder)
         try:
-            values = json.loads((folder / "explanation.json").read_bytes())
-            grid, targets = values["grid"], values["targets"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"explanation.json in {folder}", str(error), "Is it a folder that Explanation.save wrote?") from None
+            return cls._loaded(folder, json.loads((folder / "explanation.json").read_bytes()))
+        except BadInput:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            got = f"{type(error).__name__}: {str(error)[:300]}"
+            raise BadInput(f"explanation.json in {folder}", got, "Is it a folder that Explanation.save wrote?") from None
+
+    @classmethod
+    def _loaded(cls, folder: Path, values: Mapping[str, Any]) -> Explanation:
+        grid, targets, scores = values["grid"], values["targets"], values["scores"]
+        if not (isinstance(targets, list) and isinstance(scores, list) and len(targets) == len(scores) > 0):
+            raise BadInput("as many scores as targets in explanation.json", f"{scores!r:.80} and {targets!r:.80}", "Save it again.")
         relevance = []
         for number in range(len(targets)):
             with warnings.catch_warnings():  # the affine comes from the JSON, where a NIfTI without a world has none
@@ -79,4 +87,4 @@ class Explanation:
                 data = io.read(folder / f"target_{number}.nii.gz", frame="channels").data
             relevance.append(Volume(data.reshape(len(data), *grid["shape"]), np.array(grid["affine"]), grid["has_world"]))
         method = from_dict(values["method"])
-        return cls(tuple(relevance), tuple(targets), tuple(values["scores"]), method, values["provenance"])
+        return cls(tuple(relevance), tuple(targets), tuple(scores), method, values["provenance"])

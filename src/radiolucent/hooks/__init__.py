@@ -4,8 +4,8 @@ Everything here is a context manager, and leaves the model as it was found, also
 """
 
 from radiolucent.hooks.attention import attending, flowing
-from radiolucent.hooks.guest import check_items_apart, evaluating, mixes_items, out_of_memory
-from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, some, tensors_in
+from radiolucent.hooks.guest import check_follows, check_items_apart, evaluating, mixes_items, out_of_memory
+from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, reaching, some, tensors_in
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import MOVING, POOLING, Call, Rule, relus, rewriting
 from radiolucent.hooks.sharing import OneInput, Sharing, guest_of
@@ -26,6 +26,7 @@ __all__ = [
     "Taps",
     "all_layers",
     "attending",
+    "check_follows",
     "check_items_apart",
     "depths",
     "evaluating",
@@ -37,6 +38,7 @@ __all__ = [
     "look",
     "mixes_items",
     "out_of_memory",
+    "reaching",
     "relus",
     "replaying",
     "rewriting",

@@ -85,6 +85,14 @@ def check_items_apart(model: nn.Module, batch: int) -> None:
         raise BadInput(expected, got, "Explain them one by one.")
 
 
+def check_follows(model: nn.Module) -> None:
+    """Refuse a model with quantised layers where gradients are wanted: PyTorch would give none, or zeros."""
+    kinds = sorted({type(m).__name__ for m in model.modules() if ".quantized." in f"{type(m).__module__}."})
+    if kinds:
+        do = "Explain the model as it was before, or choose a perturbation method (Occlusion, RISE)."
+        raise BadInput("a model that autograd can follow", f"quantised layers ({', '.join(kinds)})", do)
+
+
 def _put_back(buffers: Sequence[tuple[nn.Module, str, Tensor, Tensor]]) -> None:
     with torch.no_grad():
         for module, name, buffer, content in buffers:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
-from weakref import ref
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.hooks.guest import evaluating
 from radiolucent.hooks.tokens import Form, form_of
 
@@ -59,10 +58,22 @@ class Layer:
         return [self.name] if self.runs == 1 else [f"{self.name}#{run}" for run in range(self.runs)]
 
 
+class _Memory(NamedTuple):
+    """Where a tensor's numbers are, without keeping them: a view of all of them is the same tensor in another shape."""
+
+    storage: StorageWeakRef | None
+    size: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Memory:
+        dense = tensor.layout == torch.strided
+        return cls(StorageWeakRef(tensor.untyped_storage()) if dense else None, tensor.numel())
+
+
 @contextmanager
-def recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, Any]]]:
-    """Name -> (layer, weak reference to its output) in the order of finishing."""
-    seen: dict[str, tuple[Layer, Any]] = {}
+def recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, _Memory]]]:
+    """Name -> (layer, where its output is) in the order of finishing."""
+    seen: dict[str, tuple[Layer, _Memory]] = {}
     count = itertools.count()
     with ExitStack() as stack:
         for name, module in model.named_modules():
@@ -76,7 +87,7 @@ def recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[L
                     places = (*earlier, next(count))
                     shape, form = tuple(output.shape[1:]), _form(model, name, output, image)
                     layer = Layer(name, type(module).__name__, shape, form, False, places=places)
-                    seen[name] = layer, ref(output)
+                    seen[name] = layer, _Memory.of(output)
 
             def attend(module: nn.Module, args: Any) -> None:
                 seen.update({name: (replace(layer, precedes_attention=True), kept) for name, (layer, kept) in seen.items()})
@@ -112,8 +123,36 @@ def look(model: nn.Module, x: Tensor) -> tuple[Any, list[Layer]]:
         drew = not all(map(torch.equal, before, _random_state(x)))
     if drew:
         _announce_randomness(model, x, output)
-    parts = list(tensors_in(output))
-    return output, [replace(layer, is_output=any(kept() is part for part in parts)) for layer, kept in seen.values()]
+    parts = [_Memory.of(part) for part in tensors_in(output)]
+    return output, [replace(layer, is_output=kept.storage is not None and kept in parts) for layer, kept in seen.values()]
+
+
+def reaching(model: nn.Module, x: Tensor, chosen: Callable[[Any], Any], found: Sequence[Layer]) -> list[Layer]:
+    """Those of the layers on which `chosen(output)`, a part of the output or scores of it, depends.
+
+    One forward pass, whose graph is walked and never run backward: it keeps no activations. Where nothing leads
+    to a layer (labels, a detached output) all are given.
+    """
+    made_by: dict[str, Any] = {}
+    dropped = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda nothing: nothing)
+    with evaluating(model), ExitStack() as stack:
+        for layer in found:
+
+            def note(module: nn.Module, args: Any, output: Any, name: str = layer.name) -> None:
+                made_by[name] = output.grad_fn if isinstance(output, Tensor) else None
+
+            stack.callback(model.get_submodule(layer.name).register_forward_hook(note).remove)
+        with dropped:
+            start = x.detach().clone()
+            start = start.requires_grad_() if x.is_floating_point() else start
+            ends = [tensor.grad_fn for tensor in tensors_in(chosen(model(start.clone())))]
+    seen: set[Any] = set()
+    while ends:
+        node = ends.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ends.extend(before for before, _ in node.next_functions)
+    return [layer for layer in found if made_by.get(layer.name) in seen] or list(found)
 
 
 def _random_state(x: Tensor) -> list[Tensor]:
@@ -130,11 +169,9 @@ def _announce_randomness(model: nn.Module, x: Tensor, output: Any) -> None:
     largest = max((float(a.abs().max()) for a, _ in pairs), default=0.0)
     difference = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
     if difference:
-        warnings.warn(
+        warn(
             f"the model is stochastic: two passes differ by up to {difference / max(largest, 1e-30):.2g} of the largest output; "
-            "the maps are of one draw (of seed 0)",
-            InputWarning,
-            stacklevel=4,
+            "the maps are of one draw (of seed 0)"
         )
 
 

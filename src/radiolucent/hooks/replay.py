@@ -127,10 +127,9 @@ class Replay:
         run = self._runs
         self._runs += module is self._layer
         if not self._found and module is self._layer and split_run(self._name)[1] in (None, run):
-            if not isinstance(output, Tensor):
-                raise BadInput(
-                    f"a tensor as the output of layer {self._name!r}", type(output).__name__, "Choose a layer inside it."
-                )
+            if not isinstance(output, Tensor) or output.is_quantized:
+                got = "a quantised one" if isinstance(output, Tensor) else type(output).__name__
+                raise BadInput(f"a tensor as the output of layer {self._name!r}", got, "Choose a layer inside it, or another.")
             self._found, self.value = True, apart(output)
             for done, kept in (call for calls in self._open for call in calls):
                 self._kept.setdefault(done, []).append(kept)

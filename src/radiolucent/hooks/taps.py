@@ -87,6 +87,8 @@ class Taps:
 
 def apart(tensor: Tensor) -> Tensor:
     """A differentiable copy that takes no memory until one of the two is written to (PyTorch's copy on write)."""
+    if tensor.is_quantized:  # of which the process would die
+        return tensor.clone()
     try:
         return torch._lazy_clone(tensor)
     except (AttributeError, RuntimeError):  # memory that PyTorch does not own, or another PyTorch

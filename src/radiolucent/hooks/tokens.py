@@ -28,14 +28,19 @@ class Form:
 
     kind: "channels first" (b, c, *cells), "channels last" (b, *cells, c), "tokens" (b, extra + n, c) or
     "tokens last" (b, c, extra + n), where n = the product of the cells, in row-major order.
+    in_slices: b holds slices too, the first axis of the cells, and the rest is about the others.
     """
 
     kind: str
     cells: tuple[int, ...]
     extra: int = 0
+    in_slices: bool = False
 
     def restore(self, values: Tensor) -> Tensor:
         """The output, or its gradient, as (b, c, *cells); class and register tokens are left out."""
+        if self.in_slices:
+            slices = Form(self.kind, self.cells[1:], self.extra).restore(values)
+            return slices.unflatten(0, (-1, self.cells[0])).transpose(1, 2)
         if self.kind == "channels first":
             return values
         if self.kind == "channels last":
@@ -49,6 +54,22 @@ def form_of(model: nn.Module, name: str, output: Tensor, image: Sequence[int]) -
 
     Shapes that can be read in two ways are decided by what the layer, or the block around it, is made of.
     """
+    if len(image) == 5 and output.ndim and _in_slices(model, name):
+        if len(output) != image[0] * image[2]:
+            return None
+        each = _form_of(model, name, output, (len(output), image[1], *image[3:]))
+        return each and Form(each.kind, (image[2], *each.cells), each.extra, in_slices=True)
+    return _form_of(model, name, output, image)
+
+
+def _in_slices(model: nn.Module, name: str) -> bool:
+    """Whether a module around the layer says that it folds the slices of a volume into the batch."""
+    parts = name.partition("#")[0].split(".") if name else []
+    around = (model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts)))
+    return any(getattr(module, "folds_slices", False) is True for module in around)
+
+
+def _form_of(model: nn.Module, name: str, output: Tensor, image: Sequence[int]) -> Form | None:
     if output.ndim < len(image) == 5 and nn.Conv2d in (kinds := {type(m) for m in model.modules()}) and nn.Conv3d not in kinds:
         return None  # 2.5D: the rows are slices
     is_turned = output.ndim > 3 and output.stride(1) == 1 < output.shape[1]  # a view with the channels moved to the front

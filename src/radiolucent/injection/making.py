@@ -13,6 +13,7 @@ from radiolucent.hooks import look
 from radiolucent.injection.choice import Each
 from radiolucent.injection.maps import Key, Maps
 from radiolucent.methods import shared_pass, unique_titles
+from radiolucent.methods.gradient import plain
 from radiolucent.protocols import FirstOrder, Method, Target
 from radiolucent.targets import Deciding, Predicted, own_labels
 
@@ -22,6 +23,7 @@ def make_maps(model: nn.Module, x: Tensor, choose: Callable[[Any], Target], meth
 
     Raises Nothing if there is no map at all; other errors only for what no image can mend.
     """
+    x = plain(x)
     decide = Deciding(lambda output: choose(output).fix(output))
     names = unique_titles(methods)
     first = [m for m in methods if isinstance(m, FirstOrder)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput, InputWarning, Nothing
+from radiolucent.errors import BadInput, Nothing, warn
 from radiolucent.hooks import OneInput, Sharing, depths, guest_of, look
 from radiolucent.injection.choice import Choice
 from radiolucent.injection.making import make_maps
 from radiolucent.injection.maps import TABLE, Maps
-from radiolucent.methods import at_layer, at_layers, from_dict, titles
+from radiolucent.methods import at_layer, at_layers, auto_layer, from_dict, titles
 from radiolucent.metrics import METRICS, Metric, Part, from_text, measure
 from radiolucent.protocols import Method, Target
 from radiolucent.scores import Scores, at_own_label
+from radiolucent.targets import Deciding
 
 
 @dataclass
@@ -45,6 +45,16 @@ class Side:
     last: tuple[Tensor, Sequence[str]] | None = None
     at: dict[Any, list[Method]] = field(default_factory=dict)
 
+    def methods_at(self, model: nn.Module, x: Tensor) -> list[Method]:
+        """The methods at the layers that run on images like x."""
+        key = (*x.shape[1:], x.dtype, x.device)
+        if key not in self.at:
+            output, found = look(model, x)
+            target = Deciding(lambda plain: self.choose(plain).fix(plain))
+            self.at[key] = at_layers(self.methods, found, lambda: auto_layer(model, x, target, output, found))
+            self.depth = depths(found)
+        return self.at[key]
+
 
 class Injected(Sharing):
     """A model that makes maps each time it is called; made by `inject`."""
@@ -62,7 +72,7 @@ class Injected(Sharing):
 
     @property
     def scores(self) -> Scores:
-        """How the maps of all calls compare with the masks that were given."""
+        """How the maps of all calls, or of those since its last `clear()`, compare with the masks that were given."""
         return self.side.scores
 
     @contextmanager
@@ -103,19 +113,14 @@ class Injected(Sharing):
             side.maps = None
             return
         model = inside if len(args) == 1 and not kwargs else OneInput(inside, args, kwargs, side.target_input)
-        key = (*x.shape[1:], x.dtype, x.device)
-        if key not in side.at:
-            found = look(model, x)[1]
-            side.at[key] = [m for method in side.methods for m in at_layers(method, found)]
-            side.depth = depths(found)
         names = side.names or [f"{side.calls:05d}_{item}" for item in range(len(x))]
         if len(set(names)) != len(x):
             raise BadInput(f"{len(x)} different names, one per batch item", ", ".join(names), "Rename them.")
         side.maps, side.last = None, None
         try:
-            side.maps = make_maps(model, x, side.choose, side.at[key])
+            side.maps = make_maps(model, x, side.choose, side.methods_at(model, x))
         except Nothing as error:
-            warnings.warn(f"no map of call {side.calls}: {error}", InputWarning, stacklevel=5)
+            warn(f"no map of call {side.calls}: {error}")
         if side.maps is not None:
             side.last = given.detach(), names
             _announce(side.maps)
@@ -181,14 +186,14 @@ def _announce(maps: Maps) -> None:
         (name, target, item), why = next(iter(maps.failures.items()))
         parts = (name, f"target {target}" if target is not None else "", f"item {item}" if item is not None else "")
         more = f" (and {len(maps.failures) - 1} more: see maps.failures)" if len(maps.failures) > 1 else ""
-        warnings.warn(f"no map for {' '.join(filter(None, parts))}: {why}{more}", InputWarning, stacklevel=6)
+        warn(f"no map for {' '.join(filter(None, parts))}: {why}{more}")
 
 
 def _save(maps: Maps, folder: Path, names: Sequence[str], x: Tensor) -> None:
     try:
         maps.save(folder, names, x)
     except OSError as error:  # a full disk must not end a training
-        warnings.warn(f"the maps could not be written to {folder}: {error}", InputWarning, stacklevel=6)
+        warn(f"the maps could not be written to {folder}: {error}")
 
 
 def _folder(path: Path) -> Path:
@@ -238,6 +243,8 @@ def inject(
             `model.scores`, `model.scores.save(folder)` writes them.
         all_pairs: measure a segmentation's targets at all labels of the mask, not each at its own.
     """
+    if output_dir is not None and not str(output_dir).strip():
+        raise BadInput("a folder for the maps", "an empty name", 'Name it, or "." for this folder; None writes nothing.')
     given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else method
     methods = [from_dict({"method": m}) if isinstance(m, str) else m for m in given]
     layers = [layer] if isinstance(layer, str) else layer

@@ -16,7 +16,7 @@ from radiolucent.io import arrays, dicom, image, nifti
 from radiolucent.io.atomic import new_folder, put
 from radiolucent.io.dicom import Source as DicomSource
 from radiolucent.io.dicom import is_dicom, write_parametric_map, write_segmentation
-from radiolucent.io.kinds import kind_of
+from radiolucent.io.kinds import kind_of, usable
 from radiolucent.io.nifti import to_bytes as to_nifti
 from radiolucent.volume import Volume
 
@@ -126,6 +126,7 @@ def write(path: str | Path, volume: Volume) -> Path:
 
 
 def _existing(path: Path) -> Path:
+    path = usable(path)
     if path.is_dir():
         return path
     if not path.is_file():
@@ -162,5 +163,5 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
 
 __all__ = [
     "SUFFIXES", "DicomSource", "is_dicom", "new_folder", "put", "read", "read_channels", "read_labels", "stem", "suffix",
-    "to_nifti", "write", "write_parametric_map", "write_segmentation",
+    "to_nifti", "usable", "write", "write_parametric_map", "write_segmentation",
 ]  # fmt: skip

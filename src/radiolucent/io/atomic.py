@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from radiolucent.errors import BadInput
+from radiolucent.io.kinds import usable
 
 
 def put(path: Path, content: bytes) -> Path:
@@ -21,6 +22,7 @@ def put(path: Path, content: bytes) -> Path:
 
     What killed processes left of earlier writes to `path` goes.
     """
+    usable(path)
     if not path.parent.is_dir():
         raise BadInput(f"a folder at {path.parent}", "nothing there" if not path.parent.exists() else "a file", "Create it first.")
     _sweep(path, "tmp")
@@ -47,7 +49,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     With `replace`, all that `path` held goes; it stays until the new folder is whole. What killed processes left of
     earlier writes to `path` goes too.
     """
-    path = path.resolve()  # a link is followed: what it points to is replaced, not the link
+    path = usable(path).resolve()  # a link is followed: what it points to is replaced, not the link
     if path.exists() and not path.is_dir():
         raise BadInput(f"no folder yet at {path}", "a file", "Choose another.")
     if path.exists() and not replace and any(path.iterdir()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def kind_of(start: bytes) -> str:
             return name
     text = bool(start) and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start)
     return f"{'text' if text else 'unknown data'} (it begins with {start[:12]!r})"
+
+
+def usable(path: str | Path) -> Path:
+    """The path, unless no file can have such a name; whether there is one is another question."""
+    try:
+        os.lstat(path)
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            got = f"{str(path)!r:.80} ({getattr(error, 'strerror', None) or error})"
+            raise BadInput("a file name that the system can have", got, "Give a shorter one, without odd characters.") from None
+    return Path(path)
 
 
 def check_size(path: Path, size: int, what: str) -> None:

@@ -47,7 +47,11 @@ def read_names(path: str | Path) -> dict[int, Name]:
             got = f"{names[value].name!r} and {name.name!r}"
             raise BadInput(f"one name for label {value} in {path.name}", got, "Remove one of the rows.")
     if not names:
-        raise BadInput(f"rows of label values and names in {path.name}", "none", "See docs: parcellations.")
+        raise BadInput(
+            f"rows of label values and names in {path.name}",
+            "none",
+            "Give columns index and name (TSV, CSV), a FreeSurfer table or dataset.json.",
+        )
     return names
 
 

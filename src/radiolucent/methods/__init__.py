@@ -17,11 +17,22 @@ from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
 from radiolucent.methods.expected import ExpectedGradients
-from radiolucent.methods.gradient import Gradient, InputXGradient, at_layer, at_layers, first_order, named_layers, shared_pass
+from radiolucent.methods.gradient import (
+    Gradient,
+    InputXGradient,
+    at_layer,
+    at_layers,
+    auto_layer,
+    first_order,
+    named_layers,
+    shared_pass,
+)
 from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
+from radiolucent.methods.kernelshap import KernelSHAP
 from radiolucent.methods.lrp import LRP
 from radiolucent.methods.occlusion import Occlusion
+from radiolucent.methods.quantile import GradientQuantile
 from radiolucent.methods.rise import RISE
 from radiolucent.methods.rollout import AttentionRollout, GradientRollout
 from radiolucent.protocols import Method
@@ -29,6 +40,7 @@ from radiolucent.protocols import Method
 METHODS: dict[str, type[Any]] = {
     "gradient": Gradient,
     "input-x-gradient": InputXGradient,
+    "gradient-quantile": GradientQuantile,
     "smooth-grad": SmoothGrad,
     "integrated-gradients": IntegratedGradients,
     "expected-gradients": ExpectedGradients,
@@ -49,6 +61,7 @@ METHODS: dict[str, type[Any]] = {
     "times": Times,
     "occlusion": Occlusion,
     "rise": RISE,
+    "kernel-shap": KernelSHAP,
     "score-cam": ScoreCAM,
     "ablation-cam": AblationCAM,
 }
@@ -193,12 +206,14 @@ __all__ = [
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
+    "GradientQuantile",
     "GradientRollout",
     "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelSHAP",
     "LayerCAM",
     "Occlusion",
     "RespondCAM",
@@ -209,6 +224,7 @@ __all__ = [
     "as_dict",
     "at_layer",
     "at_layers",
+    "auto_layer",
     "default_method",
     "describe",
     "first_order",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent import baselines
+from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.hooks import Form, Replay, evaluating, form_of, replaying, tap
 from radiolucent.methods.gradient import layer_of, plain, spatial_form
@@ -43,7 +44,7 @@ class ScoreCAM:
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
-        layer = layer_of(self.layer, model, x)
+        layer = layer_of(self.layer, model, x, targets)
         reference = baselines.baseline(self.baseline, x)
         with evaluating(model), torch.no_grad():
             with tap(model, [layer]) as taps:
@@ -85,10 +86,13 @@ class AblationCAM:
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
-        layer = layer_of(self.layer, model, x)
+        layer = layer_of(self.layer, model, x, targets)
         with evaluating(model), torch.no_grad(), replaying(model, layer, x) as replay:
             A = replay.value
             form = form_of(model, layer, A, x.shape)
+            if form and form.in_slices:
+                got = f"layer {layer!r} of a 2D network that runs slice by slice"
+                raise BadInput("a layer that sees the whole image", got, "Choose another CAM, which can join the slices.")
             weights = None if form is None else self._weights(replay, form, targets)
         if form is None or weights is None:  # only out here may the model run, to say which layers have a grid
             form = spatial_form(model, layer, A, x)

@@ -31,7 +31,7 @@ class EigenCAM:
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
-        layer = layer_of(self.layer, model, x)
+        layer = layer_of(self.layer, model, x, targets)
         with evaluating(model), torch.no_grad(), tap(model, [layer]) as taps:
             scores = targets(model(taps.input(x)))
             taps.over()

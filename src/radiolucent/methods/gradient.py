@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,20 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.hooks import (
     INPUT,
     Form,
     Layer,
     Taps,
     all_layers,
+    check_follows,
     check_items_apart,
     evaluating,
     form_of,
     last_layer,
     layers,
+    look,
+    reaching,
     some,
     tap,
+    tensors_in,
 )
 from radiolucent.protocols import FirstOrder, Target
 
@@ -90,8 +93,9 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
         return []
     x = plain(x)
     check_items_apart(model, len(x))
+    check_follows(model)
     if "auto" in {m.layer for m in methods}:
-        auto = layer_of("auto", model, x)
+        auto = layer_of("auto", model, x, targets)
         methods = [at_layer(m, auto) for m in methods]
     names = list(dict.fromkeys(m.layer for m in methods))
     if INPUT in names:
@@ -112,7 +116,7 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
             for kept, row in zip(rows, found, strict=True):
                 kept.extend([] if row is None else [row])
     if vanished:
-        warnings.warn("gradients vanish in float16: made again in float32, on a copy of the model", InputWarning, stacklevel=4)
+        warn("gradients vanish in float16: made again in float32, on a copy of the model")
         return shared_pass(copy.deepcopy(model).float(), x.float() if x.is_floating_point() else x, targets, methods)
     return [unfit[m.layer] if m.layer in unfit else torch.stack(kept) for m, kept in zip(methods, rows, strict=True)]
 
@@ -192,9 +196,15 @@ def _wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def layer_of(layer: str, model: nn.Module, x: Tensor) -> str:
+def layer_of(layer: str, model: nn.Module, x: Tensor, targets: Callable[[Any], Any]) -> str:
     """The layer itself; for "auto" the last with a grid, which takes a forward pass to find."""
-    return last_layer(layers(model, x)) if layer == "auto" else layer
+    return auto_layer(model, x, targets, *look(model, x)) if layer == "auto" else layer
+
+
+def auto_layer(model: nn.Module, x: Tensor, chosen: Callable[[Any], Any], output: Any, found: Sequence[Layer]) -> str:
+    """What layer="auto" means: the last with a grid, of an output of several parts the last that `chosen(output)` depends on."""
+    several = len(list(tensors_in(output))) > 1
+    return last_layer(reaching(model, x, chosen, found) if several else found)
 
 
 def at_layer(method: Any, layer: str, of: str = "auto") -> Any:
@@ -221,10 +231,15 @@ def named_layers(method: Any) -> list[str]:
     return names
 
 
-def at_layers(method: Any, found: Sequence[Layer]) -> list[Any]:
-    """The method at the layers that ran: "auto" becomes the last with a grid, "full" one method for each of them."""
-    if at_layer(method, "") != method:
-        method = at_layer(method, last_layer(found))
+def at_layers(methods: Sequence[Any], found: Sequence[Layer], auto: Callable[[], str]) -> list[Any]:
+    """The methods at the layers that ran: "auto" becomes the one that `auto()` names, "full" a method for each with a grid."""
+    if any(at_layer(method, "") != method for method in methods):
+        name = auto()
+        methods = [at_layer(method, name) for method in methods]
+    return [at for method in methods for at in _at_each(method, found)]
+
+
+def _at_each(method: Any, found: Sequence[Layer]) -> list[Any]:
     if at_layer(method, "", "full") == method:
         return [method]
     return [at_layer(method, name, "full") for name in all_layers(found)]

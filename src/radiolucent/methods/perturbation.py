@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.hooks import check_items_apart, mixes_items, out_of_memory
 from radiolucent.methods.gradient import check_scores
 from radiolucent.methods.watching import tell, watched
@@ -165,8 +164,6 @@ def in_chunks(count: int, size: int, work: Callable[[range], Made], *, told: boo
                 tell(start, count)
         elif len(which) > 1:
             size = len(which) // 2
-            warnings.warn(
-                InputWarning(f"memory for {len(which)} copies at once ran out ({full}): going on with {size}"), stacklevel=2
-            )
+            warn(f"memory for {len(which)} copies at once ran out ({full}): going on with {size}")
         else:
             raise BadInput("memory for one forward pass of the input", full, "Explain fewer or smaller images at once.")

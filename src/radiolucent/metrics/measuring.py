@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput, warn
 from radiolucent.geometry import Array
 from radiolucent.metrics.prepared import Mass, Metric, Part, Score, Undefined, insides
 from radiolucent.volume import Volume
@@ -110,5 +109,5 @@ def _on_map(relevance: Volume, mask: Volume, resample: bool) -> Array:
         raise BadInput(
             "a mask that overlaps the map", f"none of its labels on {relevance.grid}", "Is it the same subject and space?"
         )
-    warnings.warn(f"the mask was resampled from {mask.grid} to {relevance.grid}", InputWarning, stacklevel=4)
+    warn(f"the mask was resampled from {mask.grid} to {relevance.grid}")
     return moved.data

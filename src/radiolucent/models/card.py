@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from radiolucent.errors import BadInput
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 
@@ -28,9 +30,13 @@ class Card:
         weights: file name of the weights, safetensors or a state dict.
         channels: number of input channels; None where nobody says it (module:factory).
         classes: names of the classes, labels or outputs, in the order of the output.
+        regions: where the channels overlap, each with a sigmoid of its own (region-based training): the labels that
+            they write into the segmentation, one after the other, each over what was there. () where they exclude
+            each other.
         layer: the layer for layer-wise methods where the user names none ("auto": the last with a grid).
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
+        window: the grid that the network was trained on, where it is known and a scan may have another.
         about: anything else worth knowing: data, licence, split, figures, limits.
         notes: remarks that loading gave rise to; they travel into the provenance and the report.
     """
@@ -42,9 +48,11 @@ class Card:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     channels: int | None = 1
     classes: tuple[str, ...] = ()
+    regions: tuple[int, ...] = ()
     layer: str = "auto"
     output: str | int | None = None
     preprocessing: Prepares = field(default_factory=Preprocessing)
+    window: tuple[int, ...] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -56,6 +64,22 @@ class Card:
             return int(target)
         have = ", ".join(f"{i} {name}" for i, name in enumerate(self.classes)) or "the card names no classes; give a number"
         raise BadInput("a target that the model has", repr(target), f"Choose among: {have}.")
+
+    def check_outputs(self, output: Tensor) -> None:
+        """Refuse class names that are more or fewer than the model's outputs (b, classes, *grid)."""
+        width = output.shape[1] if output.ndim > 1 else 1
+        named = len(self.classes)
+        pair = width == 1 and named == 2 and self.task == "segmentation"  # background and the one channel's label
+        if named and named != width and not pair:
+            do = "Correct `classes` in the model card: one name for each output, in their order."
+            raise BadInput(f"{named} outputs, as {self.name} names classes", f"{width} from the model", do)
+
+    def label_names(self) -> dict[int, str]:
+        """Names of the labels in a segmentation: of overlapping regions, what later ones have left of each."""
+        if not self.regions:
+            return dict(enumerate(self.classes))
+        left = {label: f"{name}, rest" for label, name in zip(self.regions, self.classes, strict=False)}
+        return {0: "background"} | left | dict(zip(self.regions[-1:], self.classes[-1:], strict=False))
 
 
 def find_card(folder: Path) -> Path:
@@ -93,6 +117,9 @@ def read_card(path: str | Path) -> Card:
         raise BadInput("task classification, regression or segmentation", repr(values["task"]), f"Correct {path}.")
     values["preprocessing"] = Preprocessing.from_dict(values.get("preprocessing", {}))
     values["classes"] = tuple(values.get("classes", ()))
+    values["regions"] = tuple(values.get("regions", ()))
+    if any(type(label) is not int or label < 1 for label in values["regions"]):
+        raise BadInput("labels above 0 as regions", f"{list(values['regions'])}", f"Correct {path}.")
     return Card(**values)
 
 
@@ -104,6 +131,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "arguments": (dict,),
     "channels": (int,),
     "classes": (list,),
+    "regions": (list,),
     "layer": (str,),
     "output": (str, int),
     "preprocessing": (dict,),

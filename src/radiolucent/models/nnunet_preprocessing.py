@@ -85,12 +85,14 @@ class NnUNetPreprocessing:
     """nnU-Net's steps in its order: turn the axes, crop to nonzero, normalise, resample, pad.
 
     Args:
-        spacing: voxel size of the configuration in mm, along the network's axes.
+        spacing: voxel size of the configuration in mm, along the network's axes. Two numbers are a 2D
+            configuration: a volume keeps its slices as they are, along the first axis; an image has none.
         size: the patch: the smallest grid that the network is given.
         multiple: each axis is padded to a multiple of the network's total stride.
         channels: one normalisation per input channel.
         transpose: the network's axes as a choice among (z, y, x) of the file.
         orientation: "RAS" where the images were reoriented at reading, else None: as stored.
+        pictures: files are read as (rows, columns), as PNG and TIFF are.
         order, order_z, separate_z: splines of the resampling, in slices and across them; separate_z None:
             slice by slice where the largest spacing is more than 3 times the smallest.
 
@@ -105,6 +107,7 @@ class NnUNetPreprocessing:
     channels: tuple[Channel, ...]
     transpose: tuple[int, ...] = (0, 1, 2)
     orientation: str | None = None
+    pictures: bool = False
     order: int = 3
     order_z: int = 0
     separate_z: bool | None = None
@@ -115,28 +118,37 @@ class NnUNetPreprocessing:
 
     def __call__(self, scan: Volume) -> Volume:
         """The scan as the network takes it; its grid says where each voxel lies in the scan."""
-        if len(scan.grid.shape) != 3:
+        axes = len(scan.grid.shape)
+        if axes < len(self.size):
             raise BadInput("a 3D scan for a 3D configuration of nnU-Net", f"{scan.grid}", "Give a volume.")
+        if self.pictures and axes > 2:
+            raise BadInput("a 2D image, as the model was trained on", f"{scan.grid}", "Give a picture (PNG, TIFF).")
         if len(scan.data) != len(self.channels):
             do = "nnU-Net keeps one file per channel: give the _0000 file with the others beside it."
             raise BadInput(f"{len(self.channels)} channel(s), as the model was trained on", f"{len(scan.data)}", do)
         turned = scan.on(self._turned(scan.grid))
         data, mask, grid = _cropped(turned.data.astype(np.float32), turned.grid)
         data = np.stack([channel(part, mask) for channel, part in zip(self.channels, data, strict=True)])
-        shape = tuple(max(1, round(a / b * n)) for a, b, n in zip(grid.spacing, self.spacing, grid.shape, strict=True))
-        axis = _coarse_axis(grid.spacing, self.spacing, self.separate_z)
+        spacing = (*grid.spacing[: axes - len(self.spacing)], *self.spacing)
+        shape = tuple(max(1, round(a / b * n)) for a, b, n in zip(grid.spacing, spacing, grid.shape, strict=True))
+        axis = _coarse_axis(grid.spacing, spacing, self.separate_z) if axes == 3 else None
         data = resample(data, shape, axis, self.order, self.order_z).astype(np.float32)
         image = Volume(data, geometry.coarsen(grid, shape).affine, scan.has_world, scan.notes)
         return image.on(self._padded(image.grid))
 
     def _turned(self, grid: Grid) -> Grid:
         """Axes as nnU-Net reads them, (z, y, x) of the file, in the order of the plans."""
+        if len(grid.shape) == 2:
+            inside = [axis - 1 for axis in self.transpose if axis]  # to nnU-Net an image is a volume of one slice
+            return geometry.permute(grid, tuple(axis if self.pictures else 1 - axis for axis in inside))
         grid = geometry.reorient(grid, self.orientation) if self.orientation else grid
         return geometry.permute(grid, tuple(2 - axis for axis in self.transpose))
 
     def _padded(self, grid: Grid) -> Grid:
         """At least the patch, and a multiple of the stride; the odd voxel comes behind."""
-        shape = tuple(max(p, -(-n // m) * m) for n, p, m in zip(grid.shape, self.size, self.multiple, strict=True))
+        ones = (1,) * (len(grid.shape) - len(self.size))
+        size, multiple = (*ones, *self.size), (*ones, *self.multiple)
+        shape = tuple(max(p, -(-n // m) * m) for n, p, m in zip(grid.shape, size, multiple, strict=True))
         return geometry.window(grid, tuple(-((m - n) // 2) for n, m in zip(grid.shape, shape, strict=True)), shape)
 
 
@@ -144,10 +156,12 @@ def _cropped(data: Array, grid: Grid) -> tuple[Array, Array, Grid]:
     """The box around all voxels that are not 0 in some channel; its mask, with holes filled; its grid."""
     from scipy.ndimage import binary_fill_holes
 
-    mask = binary_fill_holes((data != 0).any(0))
+    mask = (data != 0).any(0)
+    mask = binary_fill_holes(mask) if mask.ndim == 3 else mask  # of one slice alone, none is closed
     if not mask.any():
         raise BadInput("a scan with values other than 0", "0 everywhere", "Is it the right file?")
-    where = [np.flatnonzero(mask.any(tuple(set(range(3)) - {axis}))) for axis in range(3)]
+    axes = range(mask.ndim)
+    where = [np.flatnonzero(mask.any(tuple(set(axes) - {axis}))) for axis in axes]
     box = tuple(slice(int(w[0]), int(w[-1]) + 1) for w in where)
     mask = mask[box]
     return data[(slice(None), *box)], mask, geometry.window(grid, tuple(b.start for b in box), mask.shape)

@@ -88,7 +88,7 @@ class Regions:
             if where.labels.grid != self.grid:
                 raise BadInput(f"targets on the map's grid ({self.grid})", f"{where.labels.grid}", "Use targets.on(grid).")
             labels = where.labels.data[0]
-            return np.isin(labels, where.find(target)) if target else labels != 0
+            return np.logical_or.reduce([labels == v for v in where.find(target)]) if target else labels != 0
         if target not in where:
             raise BadInput(f"a mask for the target {target!r}", f"masks for {', '.join(where) or 'none'}", "Add it to `targets`.")
         return _inside(where[target], self.grid, f"the mask of the target {target!r}")

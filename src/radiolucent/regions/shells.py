@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,16 +58,16 @@ def shells(target: Array, grid: Grid, near_mm: Sequence[float]) -> Shells:
     Only the target's bounding box, grown by the largest distance, is looked at: no voxel outside of it is that near.
     """
     names = shell_names(near_mm)
-    extent = [np.flatnonzero(target.any(axis=tuple(a for a in range(target.ndim) if a != axis))) for axis in range(target.ndim)]
-    if not len(extent[0]):
-        return Shells((slice(0, 0),) * target.ndim, np.zeros((0,) * target.ndim, np.uint8), names, np.zeros(len(names), np.int64))
     # A step along an axis moves by at least 1 / (norm of that row of the inverse) away from the planes across it.
-    rows = np.linalg.norm(np.linalg.pinv(grid.affine[:3, : target.ndim]), axis=1)
-    reach = np.ceil(near_mm[-1] * rows).astype(int) + 1
-    box = tuple(
-        slice(max(0, int(found[0]) - grow), min(size, int(found[-1]) + grow + 1))
-        for found, grow, size in zip(extent, reach.tolist(), target.shape, strict=True)
-    )
+    reach = near_mm[-1] * np.linalg.norm(np.linalg.pinv(grid.affine[:3, : target.ndim]), axis=1)
+    box: tuple[slice, ...] = ()
+    for axis, size in enumerate(target.shape):
+        found = np.flatnonzero(target[box].any(axis=tuple(a for a in range(target.ndim) if a != axis)))
+        if not len(found):
+            none = np.zeros(len(names), np.int64)
+            return Shells((slice(0, 0),) * target.ndim, np.zeros((0,) * target.ndim, np.uint8), names, none)
+        grow = math.ceil(reach[axis]) + 1
+        box += (slice(max(0, int(found[0]) - grow), min(size, int(found[-1]) + grow + 1)),)
     inside = target[box]
     # 1e-6 mm: five voxels of 0.1 mm are half a millimetre, whatever the last bit says
     codes = 1 + np.searchsorted(np.array(near_mm) + 1e-6, _distance(inside, grid, near_mm[-1] + 1e-3)).astype(np.uint8)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 from radiolucent.parcellation import Parcellation
 from radiolucent.regions.prepared import Regions
+from radiolucent.regions.shells import Shells
 
 
 class RegionSums:
@@ -32,7 +34,7 @@ class RegionSums:
         self._near = [self.regions.near(target) for target in self.targets]
         codes = len(self.regions.voxels)
         self._seen = np.zeros(codes, np.int64)
-        self._sums = np.zeros((len(self.targets), 2, codes))  # of e and of |e|
+        self._sums = np.zeros((len(self.targets), 2, codes))  # _SIGNED: of e; _MASS: of |e|
         self._shells = [np.zeros((2, len(near.names) if near else 0)) for near in self._near]
 
     def add(self, slices: Sequence[slice], relevance: Tensor | Array | Sequence[Tensor | Array]) -> None:
@@ -55,26 +57,20 @@ class RegionSums:
         number = len(self._seen)
         lengths = None if runs is None else np.diff(runs, append=codes.size)
         self._seen += np.bincount(which, lengths, number).astype(np.int64)
+        e = np.empty(codes.shape)  # float64; one for all maps, since fresh memory costs as much as the sums
         for t, channels in enumerate(relevance):
+            near = _overlap(box, self._near[t])
             for channel in channels:
-                e = _float64(channel[chunk])
-                for row, values in enumerate((e, np.abs(e))):
-                    flat = values.reshape(-1)
+                _copy(channel[chunk], e)
+                for row in (_SIGNED, _MASS):
+                    if row == _MASS:
+                        np.abs(e, out=e)
                     with np.errstate(invalid="ignore"):  # infinity - infinity; `of` refuses such a sum
-                        by_run = flat if runs is None else np.add.reduceat(flat, runs)
+                        by_run = e.reshape(-1) if runs is None else np.add.reduceat(e.reshape(-1), runs)
                     self._sums[t, row] += np.bincount(which, by_run, number)
-                    self._add_near(t, row, box, values)
-
-    def _add_near(self, t: int, row: int, box: tuple[slice, ...], values: Array) -> None:
-        near = self._near[t]
-        if near is None:
-            return
-        both = [(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, near.box, strict=True)]
-        if any(low >= high for low, high in both):
-            return
-        here = values[tuple(slice(low - a.start, high - a.start) for (low, high), a in zip(both, box, strict=True))]
-        codes = near.codes[tuple(slice(low - b.start, high - b.start) for (low, high), b in zip(both, near.box, strict=True))]
-        self._shells[t][row] += np.bincount(codes.reshape(-1), here.reshape(-1), len(near.names))
+                    if near:
+                        shell, here = near
+                        self._shells[t][row] += np.bincount(shell, e[here].reshape(-1), len(self._shells[t][row]))
 
     def rows(self, method: str = "", layer: str = "") -> list[dict[str, Any]]:
         """The rows of all targets."""
@@ -91,7 +87,7 @@ class RegionSums:
             raise BadInput(
                 "each voxel of the grid once", f"{self._seen.sum()} of {voxels.sum()} voxels", "Add every piece of the map, once."
             )
-        total = self._sums[t, 1].sum()
+        total = self._sums[t, _MASS].sum()
         if not 0 < total < np.inf:
             where = f" for {self.targets[t]}" if self.targets[t] else ""
             raise BadInput(
@@ -106,9 +102,10 @@ class RegionSums:
 
     def _near_rows(self, t: int, total: float) -> list[dict[str, Any]]:
         near, rows = self._near[t], []
-        sums = self._shells[t].copy()
         if near is None:
             return []
+        sums = self._shells[t].copy()
+        # What lies beyond is the rest of the map, most of which is outside of the shells' box.
         sums[:, -1] = self._sums[t].sum(1) - sums[:, :-1].sum(1)
         for name, (signed, mass), voxels in zip(near.names, sums.T, near.voxels, strict=True):
             about = {"region": name, "label": -1, "hemisphere": "", "kind": "near"}
@@ -129,7 +126,8 @@ class RegionSums:
         }
 
 
-_CHUNK = 1 << 19
+_SIGNED, _MASS = 0, 1
+_CHUNK = 1 << 19  # voxels
 
 
 def _runs(codes: Array) -> tuple[Array | None, Array]:
@@ -151,7 +149,21 @@ def _box(slices: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop, _ in limits)
 
 
-def _float64(values: Tensor | Array) -> Array:
+def _overlap(box: tuple[slice, ...], near: Shells | None) -> tuple[Array, tuple[slice, ...]] | None:
+    """Of the shells' box and a piece of the grid: the shells' codes, and where the piece has them."""
+    if near is None:
+        return None
+    both = [slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(box, near.box, strict=True)]
+    if any(s.start >= s.stop for s in both):
+        return None
+    of_piece, of_shells = (
+        tuple(slice(s.start - a.start, s.stop - a.start) for s, a in zip(both, within, strict=True)) for within in (box, near.box)
+    )
+    return near.codes[of_shells].reshape(-1), of_piece
+
+
+def _copy(values: Tensor | Array, to: Array) -> None:
     if isinstance(values, Tensor):
-        return values.detach().cpu().double().numpy()
-    return np.asarray(values, np.float64)
+        torch.from_numpy(to).copy_(values.detach())
+    else:
+        np.copyto(to, values, casting="unsafe")

@@ -22,8 +22,8 @@ from radiolucent.volume import Volume
 # View -> (axis that is cut, axis to the right, axis upwards, mark at the left, right, bottom, top)
 _VIEWS = {
     "sagittal": (0, 1, 2, "P", "A", "I", "S"),
-    "coronal": (1, 0, 2, "L", "R", "I", "S"),
-    "axial": (2, 0, 1, "L", "R", "P", "A"),
+    "coronal": (1, 0, 2, "R", "L", "I", "S"),
+    "axial": (2, 0, 1, "R", "L", "P", "A"),
 }
 _OUTLINE = "#ff4fd8"
 
@@ -93,6 +93,8 @@ def cut(
         axis.contour(plane(outline), [0.5], colors=_OUTLINE, linewidths=0.8)
     axis.set_axis_off()
     if scan.has_world:
+        if across == 0:
+            axis.invert_xaxis()  # the radiological convention: the patient's right is on the left
         position = scan.affine[cut_axis, :3] @ np.array(at) + scan.affine[cut_axis, 3]
         title = f"{'xyz'[cut_axis]} = {position:.1f} mm"
     else:
@@ -136,6 +138,8 @@ def profiles(scan: Volume, relevance: Volume) -> Figure:
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         if d == 0:
+            if scan.data.ndim == 4 and scan.has_world:
+                axis.invert_xaxis()  # as in the slices above
             axis.set_ylabel("share of |relevance|", fontsize=8)
             axis.legend(fontsize=7, frameon=False)
     return figure
@@ -148,7 +152,7 @@ def _places(scan: Volume) -> list[tuple[str, Array]]:
         return list(zip(("row (downwards)", "column (to the right)"), index, strict=True))
     if not scan.has_world:
         return [(f"slice of axis {d}", i) for d, i in enumerate(index)]
-    names = ("x, left to right (mm)", "y, back to front (mm)", "z, bottom to top (mm)")
+    names = ("x, right to left (mm)", "y, back to front (mm)", "z, bottom to top (mm)")
     middle = (np.array(scan.grid.shape) - 1) / 2
     through = scan.affine[:3, :3] @ middle + scan.affine[:3, 3]  # on an oblique grid: along the line through the centre
     return [(name, through[d] + (i - middle[d]) * scan.affine[d, d]) for d, (name, i) in enumerate(zip(names, index, strict=True))]

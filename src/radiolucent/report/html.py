@@ -6,7 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,8 @@ def write_report(
     most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in explanations))
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
-    cards, maps = [], []
-    for explanation in explanations:
-        for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
-            drawn = picture(relevance, most)
-            label = (outlines or {}).get(target)
-            outline = (labels == label) if labels is not None and label is not None else None
-            cards.append(_card(shown, relevance, drawn, explanation, target, outline))
-            maps.append(_map(shown, drawn, explanation, target))
+    around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
+    drawn = list(_drawn(explanations, shown, most, around))
     is_3d = scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
@@ -91,7 +85,7 @@ def write_report(
             meaning=MEANING,
             scores=list(dict.fromkeys(pair for e in explanations for pair in zip(e.targets, e.scores, strict=True))),
             facts=list((facts or {}).items()),
-            cards=cards,
+            cards=[card for card, _ in drawn],
             methods=[{**describe(e.method), "repr": ", ".join(settings)} for e, settings in _kinds(explanations)],
             regions=_by_map(regions),
             has_labels=parcellation is not None,
@@ -102,15 +96,7 @@ def write_report(
             resampled=shown.data[0].size != scan.data[0].size,
             provenance=_provenance(explanations),
             version=VERSION,
-            data={
-                "scan": _packed(shown, (shown.data[0] * 255).round().astype(np.uint8)),
-                "maps": maps,
-                "labels": _labels(parcellation, shown, labels),
-                "colours": (lookup_table() * 255).round().astype(int).tolist(),
-                "threshold": THRESHOLD,
-                "opacity": OPACITY,
-                "has_world": scan.has_world,
-            },
+            data=_viewed(shown, [viewed for _, viewed in drawn], _labels(parcellation, shown, labels)),
             niivue=niivue,
             app=app,
         )
@@ -161,6 +147,30 @@ def _packed(on: Volume, data: np.ndarray[Any, Any]) -> str:
 def _page_affine(on: Volume) -> np.ndarray[Any, Any]:
     """The affine for the viewer: without a world only voxel sizes, so that nothing is mirrored."""
     return on.affine if on.has_world else np.diag([*(*on.grid.spacing, 1.0)[:3], 1.0])
+
+
+def _drawn(
+    explanations: Sequence[Explanation], shown: Volume, most: int, around: Mapping[str, Any]
+) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Each map's pictures, and the map for the viewer; `around` holds what is outlined for some of the targets."""
+    for explanation in explanations:
+        for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
+            drawn = picture(relevance, most)
+            card = _card(shown, relevance, drawn, explanation, target, around.get(target))
+            yield card, _map(shown, drawn, explanation, target)
+
+
+def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | None) -> dict[str, Any]:
+    """All that the page's viewer reads."""
+    return {
+        "scan": _packed(shown, (shown.data[0] * 255).round().astype(np.uint8)),
+        "maps": maps,
+        "labels": labels,
+        "colours": (lookup_table() * 255).round().astype(int).tolist(),
+        "threshold": THRESHOLD,
+        "opacity": OPACITY,
+        "has_world": shown.has_world,
+    }
 
 
 def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, str]:

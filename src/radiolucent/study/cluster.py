@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from radiolucent.errors import BadInput
 from radiolucent.study.cohort import Case
@@ -29,7 +29,7 @@ def outcomes(job: Job, cases: Sequence[Case], workers: int, scheduler: str) -> I
 
     with ExitStack() as stack:
         client = _client(stack, workers, scheduler)
-        waiting, running = list(reversed(cases)), {}
+        waiting, running = list(reversed(cases)), dict[Any, Case]()
         ended = as_completed()
 
         def give_out() -> None:
@@ -80,7 +80,7 @@ def local_threads(workers: int) -> int | None:
     return max(1, (os.cpu_count() or 1) // workers) if workers else None
 
 
-def _outcome(future, study: Study, case: Case) -> Outcome:  # type: ignore[no-untyped-def]  # distributed's types are its own
+def _outcome(future: Any, study: Study, case: Case) -> Outcome:
     from distributed.scheduler import KilledWorker
 
     error = future.exception()

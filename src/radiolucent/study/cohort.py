@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,7 @@ class Cohort:
 
     def __post_init__(self) -> None:
         ids = [case.id for case in self.cases]
-        twice = sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []
+        twice = sorted(i for i, n in Counter(ids).items() if n > 1)
         if not ids or twice or not all(ids):
             got = f"twice: {', '.join(map(repr, twice[:20]))}" if twice else "an empty id" if ids else "none"
             raise BadInput(f"cases in {self.root}, each with an id of its own", got, "Correct the list of cases.")
@@ -78,9 +79,7 @@ class Cohort:
 
 def folders(ids: Sequence[str]) -> list[str]:
     """A safe name of a folder for each id: the id itself, or, where that is none on some system, part of it and a hash."""
-    folded: dict[str, int] = {}
-    for name in ids:
-        folded[name.casefold()] = folded.get(name.casefold(), 0) + 1
+    folded = Counter(name.casefold() for name in ids)
     return [name if _safe(name) and folded[name.casefold()] == 1 else _hashed(name) for name in ids]
 
 
@@ -119,9 +118,9 @@ def read_table(path: Path, texts: Sequence[str]) -> pd.DataFrame:
 
     try:
         if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path).reset_index(drop=True)
             for name in set(texts) & set(table.columns):
-                table[name] = ["" if pd.isna(v) else str(v).strip() for v in table[name]]
+                table[name] = pd.Series(["" if pd.isna(v) else str(v).strip() for v in table[name]], dtype=object)
         else:
             with path.open(encoding="utf-8-sig") as file:
                 header = file.readline()
@@ -129,8 +128,11 @@ def read_table(path: Path, texts: Sequence[str]) -> pd.DataFrame:
             columns = [name.strip().strip('"') for name in header.rstrip("\r\n").split(mark)]
             if len(set(columns)) < len(columns):
                 raise BadInput(f"each column once in {path.name}", header.strip(), "Rename one of them.")
-            as_text = dict.fromkeys(texts, str.strip)
-            table = pd.read_csv(path, sep=mark, encoding="utf-8-sig", converters=as_text, skipinitialspace=mark != "\t")
+            how: dict[str, Any] = {"sep": mark, "encoding": "utf-8-sig", "skipinitialspace": mark != "\t"}
+            table = pd.read_csv(path, **how)
+            as_written = pd.read_csv(path, **how, dtype=str, keep_default_na=False)
+            for name in set(texts) & set(table.columns):
+                table[name] = as_written[name].str.strip().to_numpy(object)
     except BadInput:
         raise
     except Exception as error:  # the readers raise anything

@@ -10,43 +10,43 @@ from typing import Any
 import numpy as np
 
 from radiolucent import io
-from radiolucent.case import Explained, fitting, is_segmentation, output_of, segmentation
+from radiolucent.case import Explained, class_names, fitting, is_segmentation, output_of, segmentation
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction
 from radiolucent.io.tables import Name, read_names
-from radiolucent.methods import at_layers, titles
+from radiolucent.methods import titles
 from radiolucent.metrics.agreement import Agreement, agreement
 from radiolucent.models import Card
-from radiolucent.parcellation import Parcellation, by_region
+from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
+from radiolucent.regions import Regions as Prepared
+from radiolucent.regions import by_region
 from radiolucent.study.cohort import Case
-from radiolucent.study.recipe import Recipe, Regions
+from radiolucent.study.recipe import Regions
 from radiolucent.targets import Region
 from radiolucent.volume import Volume
 
 Row = dict[str, Any]
-_SIDES = {"left": "L", "right": "R"}
 
 
-def names_of(methods: Sequence[Method], prediction: Prediction) -> dict[Method, tuple[str, str]]:
-    """Name and layer of each method as it ran; methods that differ in their settings alone get these in their name."""
-    ran = [at for method in methods for at in at_layers(method, prediction.layers)]
-    found = {method: titles(method) for method in ran}
-    kinds = {(name, settings) for name, settings, _ in found.values()}
+def names_of(explanations: Sequence[Explanation], methods: Sequence[Method]) -> dict[Method, tuple[str, str]]:
+    """Name and layer of each method as it ran; where `methods` differ in their settings alone, with these in the name."""
+    kinds = {titles(method)[:2] for method in methods}
     several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
+    found = {e.method: titles(e.method) for e in explanations}
     return {m: (f"{name} ({settings})" if name in several else name, layer) for m, (name, settings, layer) in found.items()}
 
 
 def region_rows(
-    explained: Explained, parcellation: Parcellation, recipe: Recipe, names: dict[Method, tuple[str, str]]
+    explained: Explained, parcellation: Parcellation, card: Card, wanted: Regions, names: dict[Method, tuple[str, str]]
 ) -> list[Row]:
     """One row per method, target and region, without the case: the one place where a study adds relevance up."""
+    seen = segmentation(explained.prediction, card)[0] if wanted.near_mm else None
+    regions = Prepared(parcellation, joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
     rows = []
-    for e in explained.explanations:
-        method, layer = names[e.method]
-        for target, relevance in zip(e.targets, e.relevance, strict=True):
-            about = {"method": method, "layer": layer, "target": target, "kind": "label"}
-            rows += [about | row | {"hemisphere": _SIDES.get(row["hemisphere"], "")} for row in by_region(relevance, parcellation)]
+    for explanation in explained.explanations:
+        method, layer = names[explanation.method]
+        rows += [row | {"method": method, "layer": layer} for row in by_region(explanation, regions)]
     return rows
 
 
@@ -60,32 +60,35 @@ def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Reg
             raise BadInput("a parcellation for a model that does not segment", "predicted", "Name one: [regions] parcellation.")
         return Parcellation(found.labels, names or found.names), called
     if regions.parcellation == "label":
-        labels = label_of(case, card, scan)
+        labels = label_of(case, prediction, card)
         if labels is None:
             raise BadInput(f"a label image of {case.id}", "none in the manifest", "Add it, or choose another parcellation.")
-        return Parcellation(labels, names or {i: Name(name) for i, name in _classes(labels, card).items()}), "the label"
+        return Parcellation(labels, names or _label_names(labels, prediction, card)), "the label"
     path = Path(regions.parcellation.replace("{case}", case.id))
     return fitting(Parcellation.read(path, names), scan).on(scan.grid), path.name
 
 
-def label_of(case: Case, card: Card, scan: Volume) -> Volume | None:
-    """The case's label image, which lies on the scan's grid and holds the model's classes."""
+def label_of(case: Case, prediction: Prediction, card: Card) -> Volume | None:
+    """The case's label image, which lies on the scan's grid and holds the model's classes, where it names some."""
     if case.label is None:
         return None
-    labels = io.read_labels(case.label)
+    labels, scan = io.read_labels(case.label), prediction.scan
     if labels.grid != scan.grid:
         raise BadInput(
             f"a label on the grid of the scan ({scan.grid})", f"{labels.grid} in {case.label.name}", "Resample it first."
         )
-    unknown = [v for v in np.unique(labels.data).tolist() if v < 0 or (card.classes and v >= len(card.classes))]
+    known = class_names(prediction, card) if card.classes and is_segmentation(prediction, card) else {}
+    unknown = [v for v in np.unique(labels.data).tolist() if v < 0 or (known and v not in known)]
     if unknown:
-        known = ", ".join(f"{i} {name}" for i, name in enumerate(card.classes))
-        raise BadInput(f"labels among {known or 'whole numbers from 0'} in {case.label.name}", f"{unknown[:20]}", "Renumber them.")
+        names = ", ".join(f"{i} {name.name}" for i, name in known.items()) or "whole numbers from 0"
+        raise BadInput(f"labels among {names} in {case.label.name}", f"{unknown[:20]}", "Renumber them.")
     return labels
 
 
-def _classes(labels: Volume, card: Card) -> dict[int, str]:
-    return dict(enumerate(card.classes)) or {int(v): f"label {v}" for v in np.unique(labels.data)}
+def _label_names(labels: Volume, prediction: Prediction, card: Card) -> dict[int, Name]:
+    """As the model's classes are called, where it segments."""
+    found = {int(v): Name(f"label {int(v)}") for v in np.unique(labels.data) if v}
+    return found | (class_names(prediction, card) if is_segmentation(prediction, card) else {})
 
 
 def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: Card, wanted: Sequence[str]) -> list[Row]:
@@ -96,8 +99,8 @@ def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: 
         scores = dict(zip(fixed.names(card.classes), fixed(prediction.output).detach()[:, 0].tolist(), strict=True))
     if not is_segmentation(prediction, card):
         return [{"target": name, "score": score, "reason": "no segmentation"} for name, score in scores.items()]
-    predicted = prediction.labels(card.output)
-    label = label_of(case, card, prediction.scan)
+    predicted = prediction.labels(card.output, card.regions)
+    label = label_of(case, prediction, card)
     rows = []
     for value, name in zip(*_named(prediction, card, wanted), strict=True):
         seen = predicted.data[0] == value
@@ -120,7 +123,13 @@ def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: 
 
 
 def _named(prediction: Prediction, card: Card, wanted: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    """Values and names of the classes that are asked for: all but the background, where none is."""
+    """Values and names of the classes that are asked for: all but the background, where none is.
+
+    Of overlapping regions what later ones leave of each, as the segmentation has it.
+    """
+    if card.regions:
+        labels = {value: name for value, name in card.label_names().items() if value}
+        return list(labels), tuple(labels.values())
     values = [card.index(name) for name in wanted] or list(range(1, max(2, output_of(prediction, card).shape[1])))
     return values, Region(*values).names(card.classes)
 

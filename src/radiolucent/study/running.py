@@ -105,6 +105,10 @@ def _note(outcome: Outcome, result: Run, say: Callable[[str], None], pace: _Pace
     """Keep the books, say how it went, and stop where every other case would fail too."""
     for note in outcome.notes:
         say(f"note: {outcome.case}: {note}")
+    if outcome.status == "there":
+        result.there += 1
+        say(f"{outcome.case} was done by another process {pace.step()}")
+        return
     if outcome.status == "done":
         result.done.append(outcome.case)
         pace.blameless = 0

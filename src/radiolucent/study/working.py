@@ -30,7 +30,8 @@ from radiolucent.case import (
 )
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Prediction, predict
-from radiolucent.methods import as_dict, at_layer
+from radiolucent.hooks.taps import module_of
+from radiolucent.methods import as_dict, at_layer, named_layers
 from radiolucent.models import Card, load
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Target
@@ -63,10 +64,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended. `elsewhere`: another process is at it. `blameless`: it failed, but not by itself (a full disk)."""
+    """How a case ended. `elsewhere`: another process is at it; `there`: one has just done it.
+
+    `blameless`: it failed, but not by itself (a full disk).
+    """
 
     case: str
-    status: Literal["done", "failed", "elsewhere"]
+    status: Literal["done", "failed", "elsewhere", "there"]
     reason: str = ""
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -91,6 +95,8 @@ def load_model(recipe: Recipe) -> Loaded:
     for name in recipe.explain.targets:
         card.index(name)
     methods = tuple(at_layer(method, card.layer) for method in recipe.explain.methods)
+    for layer in (name for method in methods for name in named_layers(method)):
+        module_of(network, layer)
     plan = Plan(methods, recipe.explain.targets, recipe.explain.reduce)
     identity = _identity(recipe, plan, card, weights_hash(network))
     network = network.to(recipe.model.device)
@@ -111,6 +117,7 @@ def _identity(recipe: Recipe, plan: Plan, card: Card, weights: str) -> dict[str,
             "weights_sha256": weights,
             "task": card.task,
             "classes": card.classes,
+            "regions": card.regions,
             "output": card.output,
             "preprocessing": card.preprocessing.as_dict(),
             "window": model.window,
@@ -160,7 +167,7 @@ def work(job: Job, case: Case) -> Outcome:
             with claim(study.mark(case.folder)) as ours:
                 if not ours:
                     return Outcome(case.id, "elsewhere")
-                outcome = Outcome(case.id, "done") if study.is_done(case) else _attempt(job, study, case)
+                outcome = Outcome(case.id, "there") if study.is_done(case) else _attempt(job, study, case)
         except OSError as error:  # of the claim itself: no room for it
             outcome = Outcome(case.id, "failed", f"{type(error).__name__}: {error}", blameless=True)
     notes = []
@@ -178,7 +185,7 @@ def _attempt(job: Job, study: Study, case: Case) -> Outcome:
         notes = write_case(case, study.folder / "cases" / case.folder, model, job.recipe)
     except Exception as error:  # a case may fail in any way; the others go on
         if study.is_done(case):  # another process was quicker where nothing can be claimed
-            return Outcome(case.id, "done")
+            return Outcome(case.id, "there")
         reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
         blameless = isinstance(error, OSError) and error.errno in _NO_ROOM
         if not blameless:
@@ -193,13 +200,14 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
     start = time.perf_counter()
     prediction = predict(model.network, read_scan(case.image, model.card, model.plan), model.card.preprocessing)
     targets, notes = _targets(prediction, model.card, model.plan)
-    explained, names = Explained(prediction, (), {}), names_of(model.plan.methods, prediction)
-    if targets is not None:
-        explained = explain_all(prediction, targets, model.card, model.plan)
-    notes += [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
     parcellation, called = parcellation_of(case, prediction, model.card, recipe.regions)
+    explained = Explained(prediction, (), {})
+    if targets is not None:
+        explained = explain_all(prediction, targets, model.card, model.plan, parcellation)
+    names = names_of(explained.explanations, model.plan.methods)
+    notes += [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
     tables = {
-        "regions": region_rows(explained, parcellation, recipe, names),
+        "regions": region_rows(explained, parcellation, model.card, recipe.regions, names),
         "cases": case_rows(case, prediction, targets, model.card, recipe.explain.targets),
         "costs": cost_rows(explained.explanations, names),
     }
@@ -252,10 +260,14 @@ def _targets(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | N
         return choose_targets(prediction, card, plan), []
     if plan.targets and plan.reduce == "probability":  # which needs no voxel
         return choose_targets(prediction, card, plan), []
-    seen = set(torch.unique(label_map(output_of(prediction, card))).tolist())
+    output = output_of(prediction, card)
+    if card.regions:
+        seen = {c for c in range(output.shape[1]) if bool((output[:, c] > 0).any())}
+    else:
+        seen = set(torch.unique(label_map(output)).tolist())
     absent = [name for name in plan.targets if card.index(name) not in seen]
     there = replace(plan, targets=tuple(name for name in plan.targets if name not in absent))
-    if not there.targets and (absent or seen == {0}):
+    if not there.targets and (absent or not (seen if card.regions else seen - {0})):
         return None, ["the model predicts no voxel of any target here: nothing to explain"]
     notes = [f"no voxel predicted of {', '.join(absent)}: not explained"] if absent else []
     return choose_targets(prediction, card, there), notes

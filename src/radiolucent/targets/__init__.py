@@ -5,6 +5,7 @@ forward pass: `Logits(0, 3, 7)` costs one forward and three backward passes.
 """
 
 from radiolucent.targets.deciding import Deciding
+from radiolucent.targets.overlapping import Overlapping
 from radiolucent.targets.parts import as_tensor, label_map, part_of
 from radiolucent.targets.region import Region
 from radiolucent.targets.select import Select, own_labels
@@ -15,6 +16,7 @@ __all__ = [
     "Deciding",
     "Logits",
     "Outputs",
+    "Overlapping",
     "Predicted",
     "Region",
     "Select",

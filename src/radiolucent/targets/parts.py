@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from operator import index
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput
@@ -21,18 +22,44 @@ def as_tensor(output: Any) -> Tensor:
             f"a tensor of {output.dtype} (labels after an argmax?)",
             "Let the model return its logits, or choose a perturbation method.",
         )
+    do = "Name the part to explain: output=KEY or Select(KEY, target); on the command line --part KEY."
     if isinstance(output, dict):
         came = f"a dict with the keys {', '.join(repr(k) for k in output)}"
     elif isinstance(output, (list, tuple)):
         inside = [tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__ for o in output]
         came = f"a {type(output).__name__} of {len(output)}: {inside}"
+        do = "Name the part to explain by its position: output=0 or Select(0, target); on the command line --part 0."
     else:
         came = type(output).__name__
-    raise BadInput("a tensor as the model's output", came, "Name the part to explain: output=KEY or Select(KEY, target).")
+    raise BadInput("a tensor as the model's output", came, do)
 
 
-def label_map(output: Tensor) -> Tensor:
-    """A segmentation's labels (b, *grid) from its logits (b, classes, *grid); one channel is label 1 where it is above 0."""
+def segmentation(output: Any, target: str) -> Tensor:
+    """The output, if it is (b, classes, *grid)."""
+    output = as_tensor(output)
+    if output.ndim < 4:
+        raise BadInput(
+            f"an output of shape (batch, classes, *grid) for {target}",
+            f"shape {tuple(output.shape)}",
+            "For a classifier use Logits(class, ...), for a regression Outputs(index, ...).",
+        )
+    return output
+
+
+def label_map(output: Tensor, regions: Sequence[int] = ()) -> Tensor:
+    """A segmentation's labels (b, *grid) from its logits (b, classes, *grid); one channel is label 1 where it is above 0.
+
+    Where channels are regions that overlap, `regions` are the labels that they write where they are above 0, one
+    after the other, each over what was there.
+    """
+    if regions:
+        if len(regions) != output.shape[1]:
+            expected, got = f"{len(regions)} channels, one for each region", f"{output.shape[1]}"
+            raise BadInput(expected, got, "Correct the card's `regions`.")
+        labels = torch.zeros_like(output[:, 0], dtype=torch.long)
+        for channel, label in enumerate(regions):
+            labels[output[:, channel] > 0] = label
+        return labels
     return (output > 0)[:, 0].long() if output.shape[1] == 1 else output.argmax(1)
 
 
@@ -55,8 +82,8 @@ def part_of(output: Any, key: str | int) -> Any:
 
 
 def detached(part: Any) -> Any:
-    """A leaf of an output, out of the graph."""
-    return part.detach() if isinstance(part, Tensor) else part
+    """A leaf of an output, out of the graph and of torch's own kind (MONAI's MetaTensor is a subclass)."""
+    return part.detach().as_subclass(Tensor) if isinstance(part, Tensor) else part
 
 
 def called(index: int, classes: Sequence[str], kind: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput, Nothing
-from radiolucent.targets.parts import as_tensor, called, check_range, whole
+from radiolucent.targets.parts import called, check_range, segmentation, whole
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -60,13 +60,7 @@ class Region:
         return hash((self.labels, self.reduce))
 
     def _logits(self, output: Any) -> Tensor:
-        output = as_tensor(output)
-        if output.ndim < 4:
-            raise BadInput(
-                f"an output of shape (batch, classes, *grid) for {self!r}",
-                f"shape {tuple(output.shape)}",
-                "For a classifier use Logits(class, ...), for a regression Outputs(index, ...).",
-            )
+        output = segmentation(output, repr(self))
         if output.shape[1] == 1:
             output = torch.cat([-output, output], 1)
         check_range(self.labels, output.shape[1], repr(self))
@@ -80,7 +74,7 @@ class Region:
                 f"{self!r}, which has none yet",
                 "Call `targets = targets.fix(model(x))` first; explain() does.",
             )
-        return _WeightedSums.apply(logits, self.labels, self._weights(self.mask, logits))
+        return WeightedSums.apply(logits, self.labels, self._weights(self.mask, logits))
 
     def _weights(self, mask: Tensor, logits: Tensor) -> list[Tensor]:
         """For each label its weights (b or 1, *grid), after checking that the mask fits the output."""
@@ -104,7 +98,7 @@ class Region:
             return list(mask.unbind(1))
         inside = [mask if mask.dtype == torch.bool else mask == l for l in self.labels]
         if self.reduce == "mean":
-            return [w / w.flatten(1).sum(1).reshape(-1, *[1] * (w.ndim - 1)) for w in inside]
+            return means(inside)
         return inside
 
     def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -131,7 +125,12 @@ class Region:
         return type(self)(*self.labels, mask=mask, reduce=self.reduce)
 
 
-class _WeightedSums(torch.autograd.Function):
+def means(inside: Sequence[Tensor]) -> list[Tensor]:
+    """Weights that add up to 1 for each item, from the voxels that count."""
+    return [w / w.flatten(1).sum(1).reshape(-1, *[1] * (w.ndim - 1)) for w in inside]
+
+
+class WeightedSums(torch.autograd.Function):
     """S[t, i] = sum_v w_t[i, v] f[i, l_t, v]; backward writes only the channels of targets whose gradient is asked for.
 
     Written out because autograd would fill and add up all channels of all targets for each one of them.

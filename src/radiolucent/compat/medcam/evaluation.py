@@ -34,12 +34,13 @@ class Evaluator:
         class_label: Any = None,
         name: Any = None,
         depth: int | None = None,
+        method: str = "",
     ) -> float:
         """The score of one map (*cells) against one mask (*grid), which is also kept; `depth` is the layer's place."""
         value = compute_score(attention_map, mask, self.metric, self.threshold)
         case = str(len(self.scores.rows()) if name is None else name)
         row = {"label": class_label, "region": "mask", "metric": self._name, "value": value}
-        self.scores.add([row], case=case, layer=layer or "", depth=depth)
+        self.scores.add([row], case=case, method=method, layer=layer or "", depth=depth)
         return value
 
     def dump(self, mean_only: bool = False, layer: str | None = None, class_label: Any = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import torch
@@ -27,6 +28,10 @@ class Isolated:
     label: Label = None
     weights: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if not (self.label is None or _is_best(self.label) or callable(self.label)):
+            _numbers(self.label)
+
     def __call__(self, output: Any) -> Tensor:
         if self.weights is None:
             raise BadInput("a label that is fixed before the explanation starts", "none yet", "Call targets.fix(model(x)).")
@@ -43,9 +48,16 @@ class Isolated:
 
 
 def _weights(output: Tensor, label: Label) -> Tensor:
+    if output.ndim < 2:
+        raise BadInput("an output (batch, classes, ...)", f"shape {tuple(output.shape)}", "Keep its batch and class axes.")
     classes, axes = output.shape[1], output.ndim - 2
     if callable(label):
-        weights = torch.as_tensor(label(output)).to(output.dtype)
+        chosen = label(output)
+        try:
+            weights = torch.as_tensor(chosen).to(output)
+        except (TypeError, ValueError, RuntimeError):
+            got = type(chosen).__name__
+            raise BadInput("a tensor from label(output)", got, "Return a mask like output > 0.5.") from None
         if weights.shape != output.shape:
             got = f"shape {tuple(weights.shape)}"
             raise BadInput(f"a mask of shape {tuple(output.shape)} from label(output)", got, "Return a mask like output > 0.5.")
@@ -55,18 +67,37 @@ def _weights(output: Tensor, label: Label) -> Tensor:
             return (output > 0).to(output.dtype) if (output > 0).any() else torch.ones_like(output)
         voxels = _one_hot(output.argmax(1), output)
         return torch.cat([voxels[:, :1] * 0, voxels[:, 1:]], 1) if voxels[:, 1:].any() else voxels
-    if label is None or label == "best":
+    if label is None or _is_best(label):
         return (
             _one_hot(output.flatten(2).sum(2).argmax(1) if axes else output.argmax(1), output)
             .reshape(len(output), classes, *[1] * axes)
             .expand_as(output)
         )
-    wanted = [label] if isinstance(label, int) else list(label)
-    if not all(isinstance(k, int) and 0 <= k < classes for k in wanted):
+    wanted = _numbers(label)
+    if not all(0 <= k < classes for k in wanted):
         raise BadInput(f"a label from 0 to {classes - 1}, a function, 'best' or None", repr(label), "Choose one of these.")
     weights = torch.zeros_like(output)
     weights[:, torch.tensor(wanted)] = 1
     return weights
+
+
+def _is_best(label: Any) -> bool:
+    return isinstance(label, str) and label == "best"
+
+
+def _numbers(label: Any) -> list[int]:
+    """One class or several; numpy's and torch's whole numbers are numbers too."""
+    try:
+        return [index(label)]
+    except TypeError:
+        pass
+    try:
+        found = [index(k) for k in label]
+    except TypeError:
+        found = []
+    if not found:
+        raise BadInput("a class, several, a function, 'best' or None as label", repr(label), "For example label=1.")
+    return found
 
 
 def _one_hot(labels: Tensor, output: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from radiolucent.errors import BadInput
 from radiolucent.geometry import Array, upsample
 from radiolucent.hooks import Sharing, guest_of, layers
 from radiolucent.injection import Injected, Maps, Side, maps
-from radiolucent.methods import GradCAM, GradCAMPlusPlus, GuidedBackprop, GuidedGradCAM, at_layer
+from radiolucent.methods import GradCAM, GradCAMPlusPlus, GuidedBackprop, GuidedGradCAM, at_layer, titles
 from radiolucent.volume import Volume
 
 BACKENDS: dict[str, Any] = {"gbp": GuidedBackprop, "gcam": GradCAM, "ggcam": GuidedGradCAM, "gcampp": GradCAMPlusPlus}
@@ -31,7 +32,7 @@ class Settings:
 
     output_dir: Path | None
     label: Label
-    data_shape: str | Sequence[int]
+    data_shape: tuple[int, ...]
     save_maps: bool
     save_pickle: bool
     save_scores: bool
@@ -89,7 +90,10 @@ class Medcam(Sharing):
 
     def _shaped(self, found: Maps, name: str) -> Tensor:
         """(b, 1, *data_shape) in [0, 1] per item: from the smallest to the largest value, or |R| over its maximum if signed."""
-        shape = found.grid if self.settings.data_shape == "default" else tuple(int(n) for n in self.settings.data_shape)
+        shape = self.settings.data_shape or found.grid
+        if len(shape) != len(found.grid):
+            expected, got = f"a data_shape of {len(found.grid)} axes, as the input has", f"{shape}"
+            raise BadInput(expected, got, "Leave batch and channels out, or take 'default'.")
         relevance = upsample(found.relevance[name], shape)[0].mean(1, keepdim=True).cpu().float()
         flat = relevance.flatten(1)
         flat = flat.abs() if (flat < 0).any() else flat - flat.amin(1, keepdim=True)
@@ -119,7 +123,9 @@ class Medcam(Sharing):
             layer = _layer(found, name)
             case = f"{self.counter}_{i}"
             depth = self._injected.side.depth.get(layer)
-            scores[layer][i] = self.evaluator.comp_score(relevance.data.mean(0), mask[i], layer, 0, case, depth)
+            scores[layer][i] = self.evaluator.comp_score(
+                relevance.data.mean(0), mask[i], layer, 0, case, depth, titles(found.methods[name])[0]
+            )
         return scores
 
     def get_layers(self, reverse: bool = False) -> list[str]:
@@ -200,6 +206,19 @@ def _place(folder: Path, layer: str | None) -> Path:
     return place
 
 
+def _shape(given: Any) -> tuple[int, ...]:
+    """() for "default", else whole numbers."""
+    if isinstance(given, str) and given == "default":
+        return ()
+    try:
+        shape = tuple(index(n) for n in given)
+    except TypeError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise BadInput("'default' or the shape of a map as data_shape", repr(given), "For example data_shape=(64, 64).")
+    return shape
+
+
 def _layer(found: Maps, name: str) -> str:
     return str(getattr(found.methods[name], "layer", ""))
 
@@ -250,6 +269,6 @@ def inject(
     model = guest_of(model)
     injected = Injected(model, Side(methods, Isolated(label).fix, 0, None, (), "absolute", enabled=enabled))
     settings = Settings(
-        folder, label, data_shape, save_maps, save_pickle, save_scores, evaluate, return_score, return_attention, cudnn
+        folder, label, _shape(data_shape), save_maps, save_pickle, save_scores, evaluate, return_score, return_attention, cudnn
     )
     return Medcam(model, injected, settings, Evaluator(folder, metric, threshold), replace)

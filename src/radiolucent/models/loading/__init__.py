@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from radiolucent.errors import BadInput, InputWarning
+from radiolucent.io import usable
 from radiolucent.models.card import Card, find_card
 from radiolucent.models.loading import archives, bundles, cards, nnunet
 from radiolucent.models.loading.weights import load_weights, read_checkpoint
@@ -38,6 +39,8 @@ def load(model: str | Path, weights: str | Path | None = None, *, trust: bool = 
 
     What loading gave rise to is warned of (InputWarning) and kept in the card's `notes`.
     """
+    for path in (str(model).removeprefix("nnunet:").removeprefix("bundle:"), weights):
+        usable(path or ".")
     network, card = _load(str(model), Path(weights) if weights else None, trust)
     if card.notes:
         warnings.warn("; ".join(card.notes), InputWarning, stacklevel=2)

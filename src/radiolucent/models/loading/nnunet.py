@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from radiolucent.errors import BadInput
@@ -22,6 +23,7 @@ from radiolucent.models.loading.factories import made
 from radiolucent.models.loading.files import ASK
 from radiolucent.models.loading.weights import fit, read_checkpoint
 from radiolucent.models.nnunet_preprocessing import Channel, NnUNetPreprocessing
+from radiolucent.models.slicewise import Slicewise
 
 _PACKAGE = "dynamic_network_architectures"
 _UNETS = f"{_PACKAGE}.architectures.unet"
@@ -49,7 +51,7 @@ def load(path: Path, weights: Path | None, trust: bool) -> tuple[nn.Module, Card
         name = (checkpoint.rest or {}).get("init_args", {}).get("configuration") or root.name.split("__")[-1]
         configuration = _configuration(plans, name)
         channels = list((dataset.get("channel_names") or dataset["modality"]).values())
-        classes = _classes(dataset, root)
+        classes, regions = _classes(dataset, root)
         preprocessing = _preprocessing(plans, configuration, len(channels))
         network = _network(configuration, len(channels), len(classes), trust)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -58,6 +60,7 @@ def load(path: Path, weights: Path | None, trust: bool) -> tuple[nn.Module, Card
         reason = f"{type(error).__name__}: {error}"
         raise BadInput(f"plans.json and dataset.json of nnU-Net v2 in {root}", reason, "Is it a folder of v1?") from error
     notes += checkpoint.notes + fit(network, checkpoint, file.name)
+    network = Slicewise(network) if len(configuration["patch_size"]) == 2 else network
     about = {"configuration": root.name, "checkpoint": f"{file.parent.name}/{file.name}", "channels": channels}
     return network, Card(
         name=f"{plans.get('dataset_name', root.parent.name)} {name}",
@@ -66,6 +69,7 @@ def load(path: Path, weights: Path | None, trust: bool) -> tuple[nn.Module, Card
         weights=str(file),
         channels=len(channels),
         classes=classes,
+        regions=regions,
         preprocessing=preprocessing,
         about=about,
         notes=notes,
@@ -111,8 +115,8 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
             raise BadInput("configurations that inherit from each other in a line", f"{seen} and {parent!r}", "Mend plans.json.")
         seen.append(parent)
         values = dict(known[parent]) | values
-    if len(values["patch_size"]) != 3:
-        raise BadInput("a 3D configuration of nnU-Net", f"{name}, whose slices it predicts one by one", "Choose 3d_fullres.")
+    if len(values["patch_size"]) not in (2, 3):
+        raise BadInput("a patch of 2 or 3 axes in plans.json", f"{values['patch_size']}", "Is it whole?")
     if values.get("previous_stage"):
         raise BadInput(
             "a configuration with one stage", f"{name}, a cascade on another's output", "Choose 3d_fullres or 3d_lowres."
@@ -120,20 +124,20 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     return values
 
 
-def _classes(dataset: Mapping[str, Any], root: Path) -> tuple[str, ...]:
-    """Names in the order of the output's channels."""
+def _classes(dataset: Mapping[str, Any], root: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names in the order of the output's channels; where these are regions that overlap, the labels that they write."""
     labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
-    regions = [name for name, value in labels.items() if isinstance(value, list) and len(value) > 1]
-    if regions:
-        raise BadInput(
-            f"labels that exclude each other in {root / 'dataset.json'}",
-            f"regions that overlap ({', '.join(regions)}): each has a sigmoid of its own",
-            "Not supported: load it in Python and explain each channel with a target of your own.",
-        )
+    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
+        names = tuple(name for name, value in labels.items() if value != 0 and set(np.atleast_1d(value)) != {0})
+        order = dataset.get("regions_class_order")
+        if not isinstance(order, list) or len(order) != len(names):
+            expected = f"regions_class_order with a label for each of {', '.join(names)} in {root / 'dataset.json'}"
+            raise BadInput(expected, repr(order), "Is it the file of this training?")
+        return names, tuple(map(int, order))
     values = {int(value[0] if isinstance(value, list) else value): name for name, value in labels.items()}
     if sorted(values) != list(range(len(labels))):
         raise BadInput("labels 0, 1, 2, ... in dataset.json", f"{sorted(values)}", "Is it the file of this training?")
-    return tuple(values[i] for i in range(len(values)))
+    return tuple(values[i] for i in range(len(values))), ()
 
 
 def _preprocessing(plans: Mapping[str, Any], configuration: Mapping[str, Any], channels: int) -> NnUNetPreprocessing:
@@ -143,25 +147,32 @@ def _preprocessing(plans: Mapping[str, Any], configuration: Mapping[str, Any], c
     if own or reader not in _READERS:
         do = "What it does cannot be known here: preprocess yourself, and write a card."
         raise BadInput("nnU-Net's default preprocessing", ", ".join(own) or f"the reader {reader}", do)
-    settings = configuration.get("resampling_fn_data_kwargs", {})
+    settings, axes = configuration.get("resampling_fn_data_kwargs", {}), len(configuration["patch_size"])
     return NnUNetPreprocessing(
         spacing=tuple(map(float, configuration["spacing"])),
         size=tuple(map(int, configuration["patch_size"])),
-        multiple=tuple(prod(s) for s in zip(*_wide(_architecture(configuration)[1]["strides"]), strict=True)),
+        multiple=tuple(prod(s) for s in zip(*_wide(_architecture(configuration)[1]["strides"], axes), strict=True)),
         channels=tuple(_channel(configuration, plans, c) for c in range(channels)),
         transpose=tuple(plans["transpose_forward"]),
         orientation=_READERS[reader],
+        pictures=reader == "NaturalImage2DIO",
         order=int(settings.get("order", 3)),
         order_z=int(settings.get("order_z", 0)),
         separate_z=settings.get("force_separate_z"),
     )
 
 
-_READERS = {"SimpleITKIO": None, "NibabelIO": None, "SimpleITKIOWithReorient": "RAS", "NibabelIOWithReorient": "RAS"}
+_READERS = {
+    "SimpleITKIO": None,
+    "NibabelIO": None,
+    "SimpleITKIOWithReorient": "RAS",
+    "NibabelIOWithReorient": "RAS",
+    "NaturalImage2DIO": None,
+}
 
 
-def _wide(strides: Sequence[Any]) -> list[Sequence[int]]:
-    return [s if isinstance(s, Sequence) else (s,) * 3 for s in strides]
+def _wide(strides: Sequence[Any], axes: int) -> list[Sequence[int]]:
+    return [s if isinstance(s, Sequence) else (s,) * axes for s in strides]
 
 
 def _channel(configuration: Mapping[str, Any], plans: Mapping[str, Any], c: int) -> Channel:
@@ -190,16 +201,17 @@ def _architecture(configuration: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     if blocks is None:
         raise BadInput("PlainConvUNet or ResidualEncoderUNet as UNet_class_name", kind, "Plan again with a newer nnU-Net.")
     first, most = configuration["UNet_base_num_features"], configuration["unet_max_num_features"]
+    axes = len(configuration["patch_size"])
     arguments = {
         "n_stages": len(convolutions),
         "features_per_stage": [min(first * 2**i, most) for i in range(len(convolutions))],
-        "conv_op": "torch.nn.Conv3d",
+        "conv_op": f"torch.nn.Conv{axes}d",
         "kernel_sizes": configuration["conv_kernel_sizes"],
         "strides": configuration["pool_op_kernel_sizes"],
         blocks: convolutions,
         "n_conv_per_stage_decoder": configuration["n_conv_per_stage_decoder"],
         "conv_bias": True,
-        "norm_op": "torch.nn.InstanceNorm3d",
+        "norm_op": f"torch.nn.InstanceNorm{axes}d",
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
         "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},

@@ -130,8 +130,17 @@ def _window_multiple(inferer: Any) -> dict[str, Any]:
 
     The stride is not written down; the largest power of two in all sides of the window (32 at most) is one.
     """
+    sides = _window(inferer)
+    return {"multiple": min(32, *(n & -n for n in sides))} if sides else {}
+
+
+def window_of(config: Any) -> tuple[int, ...] | None:
+    """The window that a bundle moves over a scan, where it says its axes one by one."""
+    sides = _window(config.value("inferer", {}))
+    return tuple(sides) if len(sides) in (2, 3) else None
+
+
+def _window(inferer: Any) -> list[int]:
     sides = inferer.get("roi_size") if isinstance(inferer, Mapping) else None
     sides = [sides] if isinstance(sides, int) else sides
-    if not isinstance(sides, list) or not all(isinstance(n, int) and n > 0 for n in sides):
-        return {}
-    return {"multiple": min(32, *(n & -n for n in sides))}
+    return sides if isinstance(sides, list) and all(type(n) is int and n > 0 for n in sides) else []

@@ -30,6 +30,7 @@ async function startNiivue() {
     isColorbar: false, loadingText: "", multiplanarForceRender: true, multiplanarLayout: MULTIPLANAR_TYPE.GRID, crosshairWidth: 0.4,
     crosshairColor: [0.9, 0.9, 0.9, 0.6], fontColor: [1, 0.85, 0.2, 1],
     isOrientationTextVisible: data.has_world,
+    isRadiologicalConvention: data.has_world, // the patient's right is on the left
   });
   await nv.attachToCanvas(at("gl"));
   const ramp = (part) => ({
@@ -93,7 +94,7 @@ async function startCanvas() {
   const maps = new Map();
   const flat = data.maps[0].peak.length === 2;
   const views = flat ? [[2, 1, 0]] : [[0, 1, 2], [1, 0, 2], [2, 0, 1]]; // cut, across, up
-  const letters = ["LR", "PA", "IS"];
+  const letters = ["RL", "PA", "IS"];
   const names = ["sagittal", "coronal", "axial"];
   const place = [...data.maps[0].peak];
   const stride = [1, scan.dims[0], scan.dims[0] * scan.dims[1]];
@@ -121,7 +122,8 @@ async function startCanvas() {
       const [w, h] = [p.canvas.width, p.canvas.height];
       const image = new ImageData(w, h);
       for (let row = 0; row < h; row++) for (let column = 0; column < w; column++) {
-        const v = (flat ? 0 : place[p.cut] * stride[p.cut]) + column * stride[p.across] + (flat ? row : h - 1 - row) * stride[p.up];
+        const along = data.has_world && !flat && p.across === 0 ? w - 1 - column : column; // radiological, as in NiiVue
+        const v = (flat ? 0 : place[p.cut] * stride[p.cut]) + along * stride[p.across] + (flat ? row : h - 1 - row) * stride[p.up];
         const r = map.values[v], o = 4 * (row * w + column);
         const drawn = Math.abs(r) >= 127 * state.threshold && r !== 0 ? state.opacity : 0;
         const colour = data.colours[r + 127], grey = scan.values[v];

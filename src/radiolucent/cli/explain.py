@@ -1,0 +1,202 @@
+"""`radiolucent explain` and `radiolucent demo`: from scans to maps, tables and reports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from radiolucent.cli.options import Json, Model, Part, Trust, Weights, load_model, part_of_card
+from radiolucent.cli.terminal import progress, reason
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from radiolucent.case import Plan
+    from radiolucent.models import Card
+    from radiolucent.parcellation import Parcellation
+
+Task = Literal["classification", "regression", "segmentation"]
+Reduce = Literal["sum", "mean", "probability"]
+NonFinite = Literal["refuse", "zero"]
+Colour = Literal["refuse", "grey", "channels"]
+
+
+def explain(
+    images: Annotated[list[Path], typer.Argument(help="Scans: NIfTI, MGZ, NPY, PNG, JPEG, TIFF, or DICOM (a series' folder).")],
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the results, one subfolder per scan.")],
+    method: Annotated[list[str], typer.Option(help="Method, may be repeated; default: grad-cam (see `radiolucent methods`).")] = [],  # noqa: B006
+    target: Annotated[list[str], typer.Option(help="Class name or number, may be repeated; default: what is predicted.")] = [],  # noqa: B006
+    layer: Annotated[
+        list[str], typer.Option(help="Layer for layer-wise methods, may be repeated; auto, or full for all with a grid.")
+    ] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="Setting of a method: samples=10 or smooth-grad.samples=10.")] = [],  # noqa: B006
+    weights: Weights = None,
+    task: Annotated[Task | None, typer.Option(help="What the model does, where no card says it.")] = None,
+    part: Part = None,
+    reduce: Annotated[Reduce, typer.Option(help="How a segmentation target adds up its voxels.")] = "sum",
+    parcellation: Annotated[Path | None, typer.Option(help="Label image to add relevance up by.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Names of its labels: TSV, CSV, FreeSurfer table, dataset.json.")] = None,
+    frame: Annotated[str | None, typer.Option(help="Which image of a 4D file, or channels.")] = None,
+    nonfinite: Annotated[NonFinite, typer.Option(help="What happens to NaN and infinite voxels.")] = "refuse",
+    colour: Annotated[Colour, typer.Option(help="What happens to colour images.")] = "refuse",
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a folder holds several DICOM series.")] = None,
+    seg_percentile: Annotated[
+        float, typer.Option(min=0, max=100, help="DICOM: outline the relevance from this percentile of the positive voxels.")
+    ] = 99.0,
+    trust_model: Trust = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Explain what a model does on one or more scans: maps on each scan's grid, a table and a report.
+
+    Of a DICOM scan there are DICOM maps too; these carry the patient's data, as their source does.
+    """
+    from radiolucent.case import Plan
+    from radiolucent.methods import default_method, from_settings
+
+    network, card = load_model(model, weights, trust_model)
+    card = replace(card, task=task or card.task, output=part_of_card(part, card))
+    plan = Plan(
+        from_settings(method or [default_method(network)], set_, layer or [card.layer]),
+        tuple(target),
+        reduce,
+        _frame(frame),
+        nonfinite,
+        colour,
+        parcellation,
+        names,
+        series,
+        seg_percentile,
+    )
+    regions = _check(plan, network, card)
+    place = model.partition(":")[2] if model.startswith(("nnunet:", "bundle:")) else model
+    inputs = [*images, *(Path(p) for p in (place, weights, parcellation, names) if p)]
+    cases = _cases(images, out, overwrite, inputs)
+    _finish(_each(cases, network, card, plan, regions, overwrite, as_json), as_json)
+
+
+def _check(plan: Plan, network: nn.Module, card: Card) -> Parcellation | None:
+    """Refuse what no scan can mend; the parcellation, which is the same for all scans."""
+    from radiolucent.errors import BadInput
+    from radiolucent.hooks.taps import module_of
+    from radiolucent.methods import named_layers
+    from radiolucent.models import Preprocessing
+    from radiolucent.parcellation import Parcellation
+
+    if card.preprocessing == Preprocessing():
+        print("note: the model says nothing of preprocessing: values and axes go in as they are stored", file=sys.stderr)
+    for wanted in plan.targets:
+        card.index(wanted)
+    for name in (name for m in plan.methods for name in named_layers(m)):
+        module_of(network, name)
+    if plan.names and not plan.parcellation:
+        raise BadInput("--names with --parcellation", "--names alone", "Give the label image too, or leave the names out.")
+    return Parcellation.read(plan.parcellation, plan.names) if plan.parcellation else None
+
+
+def _each(
+    cases: list[tuple[Path, Path]],
+    network: nn.Module,
+    card: Card,
+    plan: Plan,
+    regions: Parcellation | None,
+    overwrite: bool,
+    as_json: bool,
+) -> list[dict[str, Any]]:
+    """All cases, one after the other: their summaries, or why they failed."""
+    from radiolucent.case import explain_case
+
+    done: list[dict[str, Any]] = []
+    with progress(len(cases), as_json) as (say, step):
+        for image, folder in cases:
+            try:
+                summary = explain_case(image, folder, network, card, plan, regions, overwrite=overwrite, say=say)
+                done.append({"status": "done", **summary})
+            except Exception as error:  # one case must not take the others along
+                done.append({"case": folder.name, "status": "failed", "reason": reason(error)})
+                say(f"{image.name} failed: {reason(error)}")
+            step()
+    return done
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("radiolucent-demo"), as_json: Json = False
+) -> None:
+    """Segment the hippocampus in a real brain scan and show where the model looked. Needs no network."""
+    from radiolucent.demo import run
+
+    with progress(1, as_json) as (say, _):
+        summary = run(out, say)
+    _finish([{"status": "done", **summary}], as_json)
+
+
+def _frame(text: str | None) -> Any:
+    if text is None or text == "channels":
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise typer.BadParameter(f"--frame takes a number from 0 or 'channels', not {text!r}")
+
+
+def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -> list[tuple[Path, Path]]:
+    """Each image with its folder; what would lose or mix up results is refused before any work."""
+    from radiolucent import io
+    from radiolucent.errors import BadInput
+
+    seen: dict[str, Path] = {}
+    for image in images:
+        name = io.stem(image).casefold()
+        if name in seen:
+            raise BadInput("scans whose names differ", f"{seen[name]} and {image}", "Rename one, or explain them into two folders.")
+        seen[name] = image
+        if image.resolve().parent == out.resolve():
+            raise BadInput("an output folder apart from the scans", str(out), "Choose another --out.")
+        folder = out / io.stem(image)
+        if not io.stem(image):
+            raise BadInput("a scan with a name before its suffix", image.name, "Rename it.")
+        if image.is_dir() and out.resolve().is_relative_to(image.resolve()):  # the next reading would find our maps in it
+            raise BadInput("an output folder outside the series", str(out), "Choose another --out.")
+        if any(path.resolve().is_relative_to(folder.resolve()) for path in inputs):
+            raise BadInput("results apart from what they are made of", f"{folder} holds an input", "Choose another --out.")
+        if folder.exists() and not overwrite:
+            raise BadInput("no results yet", f"the folder {folder}", "Choose another --out, or pass --overwrite.")
+        if folder.exists() and any(folder.iterdir()) and not (folder / "summary.json").is_file():
+            raise BadInput("earlier results to overwrite", f"{folder}, which holds something else", "Choose another --out.")
+    _check_writable(out)
+    return [(image, out / io.stem(image)) for image in images]
+
+
+def _check_writable(out: Path) -> None:
+    """Make the folder, and refuse one that cannot be written to."""
+    from radiolucent.errors import BadInput
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".radiolucent-can-write"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput("a folder that can be written to", f"{out}: {error}", "Choose another --out.") from None
+
+
+def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
+    failed = [d for d in done if d["status"] == "failed" or d.get("failed_methods")]
+    if as_json:
+        print(json.dumps({"cases": done}, indent=1))
+    else:
+        for case in done:
+            if case["status"] == "done":
+                scores = ", ".join(f"{name} {score:.5g}" for name, score in case["targets"].items())
+                print(f"{case['case']}: {scores} ({case['seconds']} s)\n  report: {Path(case['report']).resolve()}")
+            for method, reason in case.get("failed_methods", {}).items():
+                print(f"  {method} failed: {reason}")
+        if len(done) > 1 or failed:
+            print(f"{sum(d['status'] == 'done' for d in done)} of {len(done)} cases done")
+    if failed:
+        raise typer.Exit(3)
