@@ -90,7 +90,7 @@ def compare(o: argparse.Namespace) -> None:
         d = prod(along)
         with as_file(files("radiolucent.demo")) as here:
             games = [game(path, along) for path in scans(o.scans) or [here / "icbm152-hippocampus.nii.gz"]]
-        for samples in (n for n in (2 * d, 3 * d, 4 * d, 8 * d, 16 * d, 32 * d, 2**d) if n <= 2**d):
+        for samples in sorted({n for n in (2 * d, 3 * d, 4 * d, 8 * d, 16 * d, 32 * d, 2**d) if n <= 2**d}):
             ours, captums, stated = [], [], []
             for v, seed in product(games, range(o.seeds)):
                 model, truth = Table(v), exact(v)
