@@ -72,10 +72,11 @@ def profiles(
     """Each group's matrix of `value`, by name of method and layer and by number of the target's own region.
 
     A region that is absent from a scan has no row there. Its mass is then 0, as is its volume: no relevance can lie
-    in it. Its density and enrichment are 0 / 0 and so NaN, which means leave out.
+    in it. Its density and enrichment are 0 / 0 and so NaN, which means leave out; so does the NaN of what is near to a
+    target that is not there.
     """
     rows = regions[regions["kind"].isin(list(kinds))]
-    absent = np.nan if value in ("density", "enrichment") else 0.0
+    absent = np.nan if value in ("density", "enrichment") or "near" in kinds else 0.0
     own = regions[regions["kind"] == "label"].groupby("region")["label"].min().to_dict()
     groups = dict(list(rows.groupby(GROUP)))
     for key in sorted(groups, key=lambda k: (k[0], k[1], own.get(k[2], np.inf), k[2])):
