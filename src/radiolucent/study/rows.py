@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from radiolucent.regions import Regions as Prepared
 from radiolucent.regions import by_region
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Regions
-from radiolucent.targets import Region
+from radiolucent.targets import Overlapping, Region
 from radiolucent.volume import Volume
 
 Row = dict[str, Any]
@@ -41,13 +42,22 @@ def region_rows(
     explained: Explained, parcellation: Parcellation, card: Card, wanted: Regions, names: dict[Method, tuple[str, str]]
 ) -> list[Row]:
     """One row per method, target and region, without the case: the one place where a study adds relevance up."""
-    seen = segmentation(explained.prediction, card)[0] if wanted.near_mm else None
+    seen = _structures(explained.prediction, card) if wanted.near_mm else None
     regions = Prepared(parcellation, joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
     rows = []
     for explanation in explained.explanations:
         method, layer = names[explanation.method]
         rows += [row | {"method": method, "layer": layer} for row in by_region(explanation, regions)]
     return rows
+
+
+def _structures(prediction: Prediction, card: Card) -> Parcellation | dict[str, Volume] | None:
+    """Where the targets lie: in the segmentation, or, of regions that overlap, each as a whole."""
+    if not card.regions:
+        return segmentation(prediction, card)[0]
+    output = output_of(prediction, card)
+    names = Overlapping(*range(output.shape[1])).names(card.classes)
+    return {name: replace(prediction, output=output[:, c : c + 1]).labels() for c, name in enumerate(names)}
 
 
 def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Regions) -> tuple[Parcellation, str]:
