@@ -89,11 +89,12 @@ def profiles(
 
 
 def patients_of(manifest: DataFrame) -> Patients:
-    """Case -> patient, from the manifest's column patient or patient_id; None where it has neither.
+    """Case -> patient, from the manifest's column patient or patient_id (in any case); None where it has neither.
 
     A case without an entry is its own patient.
     """
-    column = next((name for name in PATIENT if name in manifest.columns), None)
+    columns = {str(name).casefold(): name for name in manifest.columns}
+    column = next((columns[name] for name in PATIENT if name in columns), None)
     if column is None:
         return None
     known = manifest[manifest[column].notna() & (manifest[column].astype(str) != "")]
