@@ -93,9 +93,9 @@ def main() -> None:
     seconds, shares = ours(o, regions)
     torch_seconds, torch_shares = mask_per_pair(o, in_torch, torch.from_numpy(labels), torch.from_numpy)
     numpy_seconds, numpy_shares = mask_per_pair(o, in_numpy, labels, np.asarray)
-    begun = clock()
     joined = {f"joined {i}": [f"region {b}" for b in range(i, o.regions, 3)] for i in range(8)}
     masks = {f"mask {i}": Volume((labels * (i + 3) % 7 > 3)[None]) for i in range(8)}
+    begun = clock()
     rich = Regions(parcellation, joined=joined, masks=masks, near_mm=[5])
     for t in range(o.targets):
         rich.near(f"region {t}")

@@ -143,4 +143,6 @@ def test_one_case_is_enough_for_means_only(tmp_path: Path) -> None:
     assert (found.tables["importance"]["n"] == 1).all()
     assert found.tables["anomaly"]["reason"].str.startswith("not enough cases").all()
     assert found.tables["bias"]["p"].isna().all()
+    anomaly = found.tables["bias"][found.tables["bias"]["quantity"] == "anomaly (forest)"]
+    assert set(anomaly["verdict"]) == {"not enough cases: none has this value"}
     assert analyse(several(1), DataFrame(columns=["case", "target"]), DataFrame({"case": ["c0000"]})).tables["bias"].empty

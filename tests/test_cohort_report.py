@@ -8,7 +8,7 @@ import pytest
 from browsing import Page
 from matplotlib.figure import Figure
 
-from radiolucent.report.cohort import Panel, Table, Thumbnail, cell, write_cohort_report
+from radiolucent.report.cohort import Group, Panel, Table, Thumbnail, cell, write_cohort_report
 from radiolucent.report.figures import png
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror=alert(1)>'
@@ -31,7 +31,7 @@ def report(tmp_path: Path) -> Path:
     gallery = [
         ("Most anomalous", [Thumbnail(HOSTILE, png(small_figure()), "score 1", "cases/a/report.html"), Thumbnail("b", b"", "none")])
     ]
-    panel = Panel("Anomaly", "Which cases stand out?", [(small_figure(), "A picture.")], gallery, [table])
+    panel = Panel("Anomaly", "Which cases stand out?", [Group("grad-cam", [(small_figure(), "A picture.")], gallery)], [table])
     return write_cohort_report(
         tmp_path / "report.html", title="A study " + HOSTILE, subtitle="3 cases", panels=[panel],
         verdicts=["No difference found."], notes=["1 case failed"], methods="Maps were made with X.", facts={"seed": 0},

@@ -225,7 +225,7 @@ def turn(axis: int, angle: float) -> np.ndarray:
 
 
 OBLIQUE = turn(0, 0.4) @ turn(2, -0.7) @ AFFINE
-SHEARED = AFFINE @ np.array([[1, 0.6, 0, 0], [0, 1, -0.8, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+SHEARED = AFFINE @ np.array([[1, 2.5, 0, 0], [0, 1, -0.8, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 @pytest.mark.parametrize("affine", [AFFINE, OBLIQUE, SHEARED], ids=["anisotropic", "oblique", "sheared"])
@@ -250,6 +250,7 @@ def test_the_shells_are_those_of_brute_force(affine, seed):
     }.items():
         assert rows[name]["kind"] == "near"
         agree(rows[name], relevance, inside)
+        assert min(rows[name][key] for key in ("mass_fraction", "positive", "negative")) >= 0
 
 
 def test_the_distance_of_five_voxels_is_five_voxels():
@@ -261,6 +262,14 @@ def test_the_distance_of_five_voxels_is_five_voxels():
 def test_distances_are_looked_for_around_the_target_alone():
     target = box((200, 200, 200), *[slice(100, 110)] * 3)
     assert np.prod(shells(target.data[0], target.grid, [6]).codes.shape) < 8000
+
+
+@pytest.mark.parametrize("affine", [AFFINE, OBLIQUE, SHEARED], ids=["anisotropic", "oblique", "sheared"])
+def test_the_box_around_the_target_holds_all_that_is_near(affine):
+    target = box((41, 31, 21), slice(20, 21), slice(15, 16), slice(10, 11), affine=affine)
+    distance = brute_force(target.data[0], affine)
+    for k in (3.1, 6.1, 9.1):
+        assert shells(target.data[0], target.grid, [k]).voxels[1] == (~target.data[0] & (distance <= k)).sum()
 
 
 def test_each_target_has_its_own_surroundings():
@@ -278,6 +287,8 @@ def test_each_target_has_its_own_surroundings():
             agree(near[0], e, inside)
             agree(near[1], e, ~inside & (brute_force(inside, AFFINE) <= 3.000001))
             assert sum(row["mass_fraction"] for row in near) == pytest.approx(1, abs=1e-12)
+    both = by_region(explained(maps[0], targets=("Hippocampus",)), parcellation, near_mm=[3])  # its left and its right
+    agree(by_name(both)["inside the target"], maps[0], np.isin(labels, [17, 18]))
     whole = by_region(Volume(maps[0], AFFINE), parcellation, near_mm=[3])  # a map without a name: around all that is labelled
     agree(by_name(whole)["inside the target"], maps[0], labels != 0)
 

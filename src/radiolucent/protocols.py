@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, TypeGuard, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -29,6 +29,28 @@ class Target(Protocol):
 
 
 @runtime_checkable
+class Additive(Target, Protocol):
+    """A target that can be a sum over the voxels of the output: then it is also a sum over windows.
+
+    Where `adds_up`, S(f) = sum_w S_w(f[w]) for the targets S_w that `within` gives for parts w of the grid and factors
+    that sum to 1 at each voxel.
+    """
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        """Whether this one is such a sum, over an output on this grid."""
+        ...
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Target, tuple[int, ...]]:
+        """S_w for the part `where` of the grid and a factor (*part), and which of the t scores have weight there."""
+        ...
+
+
+def adds_up(targets: Target, grid: Sequence[int]) -> TypeGuard[Additive]:
+    """Whether the targets are a sum over the voxels of an output on this grid."""
+    return isinstance(targets, Additive) and targets.adds_up(grid)
+
+
+@runtime_checkable
 class Method(Protocol):
     """How it is explained. Implementations are frozen dataclasses whose fields are hyper-parameters."""
 
@@ -51,6 +73,9 @@ class FirstOrder(Method, Protocol):
     """A method that needs no more than a value and its gradient at one place of the network.
 
     All such methods, at any number of layers, share one forward pass and one backward pass per target.
+    `weighs_channels = True` on one says that its map is a weighted sum of feature maps, with one weight for all of a
+    channel's cells. In a model that predicts in windows it is then the windows' mean where they overlap, as the output
+    is, and else their sum, as the gradient is.
     """
 
     @property

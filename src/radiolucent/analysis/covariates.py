@@ -62,8 +62,8 @@ def bias(
     prepared = {name: _per_unit(table[name], patients) for name in names}
     rows = []
     keys = [*GROUP, "quantity", "region"]
-    for key, group in values[values["value"].notna()].groupby(keys, sort=False):
-        value = group.groupby("unit")["value"].mean()
+    for key, group in values.groupby(keys, sort=False):
+        value = group.groupby("unit")["value"].mean().dropna()
         for name, covariate in prepared.items():
             for found, count in _tests(value, covariate.reindex(value.index), str(key[3]), anomalous, level, seed):
                 about = dict(zip(keys, key, strict=True)) | {"covariate": name, "missing": count}
@@ -107,6 +107,9 @@ def _tests(
     """The tests of one quantity against one covariate, each with the number of units that lack the covariate."""
     known = covariate.notna()
     missing = int((~known).sum())
+    if values.empty:
+        yield Found("none", reason="not enough cases: none has this value"), missing
+        return
     y, x = values[known].to_numpy(float), covariate[known].to_numpy()
     if pd.api.types.is_numeric_dtype(covariate):
         yield effects.numeric(x.astype(float), y, level), missing
@@ -150,7 +153,7 @@ def _verdict(row: dict[str, Any], alpha: float) -> str:
     if row["reason"]:
         return str(row["reason"])
     if row["q"] >= alpha:
-        return f"no evidence of a difference (n = {row['n']})"
+        return f"no evidence of a {'relation' if row['test'] == 'Spearman' else 'difference'} (n = {row['n']})"
     what = f"{row['quantity']} {row['region']}".strip()
     if row["test"] in ("chi-square", "Fisher"):
         what = f"the share of anomalous cases by {row['quantity']}"

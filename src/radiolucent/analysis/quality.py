@@ -31,8 +31,8 @@ def anomaly_quality(
     label, or no value (a surface distance of something empty), and are left out; q adjusts p for all rows. Several
     cases of one patient are averaged.
 
-    Known failure: rank correlation sees monotone relations only, and a cohort that is segmented uniformly well has
-    nothing to correlate with.
+    Known failure: IoU and Dice of one class have the same ranks, and so the same rho. Rank correlation sees monotone
+    relations only, and a cohort that is segmented uniformly well has nothing to correlate with.
     """
     rows = []
     present = [quality for quality in qualities if quality in cases.columns and cases[quality].notna().any()]

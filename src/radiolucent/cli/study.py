@@ -101,16 +101,19 @@ def analyse(
     against: Annotated[Path | None, typer.Option(help="Another study, to measure drift from.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Importance, anomaly, bias, drift and laterality over the cases that are done, as tables in STUDY/analysis."""
+    """Importance, anomaly, bias, drift and laterality over the cases that are done: STUDY/analysis and STUDY/report.html."""
     from radiolucent.study import Study
     from radiolucent.study.analysing import FOLDER, analyse_study
+    from radiolucent.study.reporting import write_study_report
 
     opened = Study.open(study)
     found = analyse_study(opened, against=Study.open(against) if against else None)
+    page = write_study_report(opened, found)
     if as_json:
         print(json.dumps(found.as_dict(), indent=1))
         return
     print(f"{found.counts['cases']} cases of {found.counts['patients']} patients, tables in {(opened.folder / FOLDER).resolve()}")
+    print(f"report: {page.resolve()}")
     for note in found.notes:
         print(f"note: {note}")
     for name in ("bias", "drift", "laterality", "anomaly_quality"):

@@ -142,7 +142,7 @@ class Prediction:
         maps: list[Tensor | BadInput]
         try:
             if isinstance(group[0], FirstOrder):
-                met = Deciding(lambda _: targets)
+                met = Deciding.decided(targets)
                 maps = shared_pass(self.model, x, met, [m for m in group if isinstance(m, FirstOrder)])
                 _compare(met.scores, plain)
             else:

@@ -1,14 +1,15 @@
 """Looking into a model that belongs to somebody else: the only room that hooks it or changes its mode.
 
-Everything here is a context manager, and leaves the model as it was found, also after an error.
+Whatever touches the model is a context manager, and leaves it as it was found, also after an error.
 """
 
 from radiolucent.hooks.attention import attending, flowing
 from radiolucent.hooks.guest import check_follows, check_items_apart, evaluating, mixes_items, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, reaching, some, tensors_in
+from radiolucent.hooks.moment import Moment
 from radiolucent.hooks.replay import Replay, replaying
 from radiolucent.hooks.rewriting import MOVING, POOLING, Call, Rule, relus, rewriting
-from radiolucent.hooks.sharing import OneInput, Sharing, guest_of
+from radiolucent.hooks.sharing import InParts, OneInput, Sharing, guest_of
 from radiolucent.hooks.taps import INPUT, Taps, tap
 from radiolucent.hooks.tokens import Form, form_of
 
@@ -18,7 +19,9 @@ __all__ = [
     "POOLING",
     "Call",
     "Form",
+    "InParts",
     "Layer",
+    "Moment",
     "OneInput",
     "Replay",
     "Rule",

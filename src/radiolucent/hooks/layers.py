@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from radiolucent.errors import BadInput, warn
 from radiolucent.hooks.guest import evaluating
+from radiolucent.hooks.sharing import InParts, check_whole
 from radiolucent.hooks.tokens import Form, form_of
 
 ON_THE_INPUT = "Choose a method that works on the input (Gradient, SmoothGrad, IntegratedGradients, or one that perturbs it)."
@@ -73,6 +74,7 @@ class _Memory(NamedTuple):
 @contextmanager
 def recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, _Memory]]]:
     """Name -> (layer, where its output is) in the order of finishing."""
+    check_whole(model)
     seen: dict[str, tuple[Layer, _Memory]] = {}
     count = itertools.count()
     with ExitStack() as stack:
@@ -115,8 +117,13 @@ def _is_attention(name: str, module: nn.Module) -> bool:
 def look(model: nn.Module, x: Tensor) -> tuple[Any, list[Layer]]:
     """One plain forward: the model's output, and the layers that ran with their output shapes.
 
-    A model that draws random numbers, to an effect, is announced.
+    A model that draws random numbers, to an effect, is announced. Layers of one that runs in parts are those of the
+    first part.
     """
+    if isinstance(model, InParts):
+        with evaluating(model), torch.no_grad():
+            output = model(x.clone())
+        return output, look(model._guest, model.first_part(x))[1]
     with evaluating(model), torch.no_grad(), recording(model, x.shape) as seen:
         before = _random_state(x)
         output = model(x.clone())  # some models overwrite their input

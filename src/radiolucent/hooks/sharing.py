@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from radiolucent.errors import BadInput
+
 
 class Sharing(nn.Module):
     """A module with another's parameters, buffers, parts and mode.
@@ -61,8 +63,8 @@ class Sharing(nn.Module):
 
 
 def guest_of(model: nn.Module) -> nn.Module:
-    """The model behind all that stands in for it."""
-    while isinstance(model, Sharing):
+    """The model behind all that stands in for it; one that runs in parts is a model of its own."""
+    while isinstance(model, Sharing) and not isinstance(model, InParts):
         model = model._guest
     return model
 
@@ -93,3 +95,25 @@ class OneInput(Sharing):
         args, kwargs = tree_map(along, args), tree_map(along, kwargs)
         (args if isinstance(where, int) else kwargs)[where] = x
         return self._guest(*args, **kwargs)
+
+
+class InParts(Sharing):
+    """A model that runs its guest several times in one pass, on one part of the image after the other.
+
+    Its layers are those of its guest, as they run on one part. None can be watched in a pass of the whole, where
+    it has as many outputs as there are parts.
+    """
+
+    def first_part(self, x: Tensor) -> Tensor:
+        """What the guest is given first."""
+        raise NotImplementedError
+
+
+def check_whole(model: nn.Module) -> None:
+    """Refuse to watch the layers of a model that runs in parts."""
+    if isinstance(model, InParts):
+        raise BadInput(
+            "a model that sees the whole image at once, or a first-order method (Gradient, a CAM) on its layers",
+            f"{type(model).__name__}, whose layers run once for each window",
+            "Choose a method on the input, or explain one window with the model inside it.",
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.hooks.guest import out_of_memory
 from radiolucent.hooks.layers import ON_THE_INPUT, layers, some, tensors_in
+from radiolucent.hooks.sharing import check_whole
 
 INPUT = ""
 """The name under which the model's own input is tapped."""
@@ -136,6 +137,7 @@ def _in_words(error: RuntimeError | MemoryError) -> BadInput | None:
 
 def module_of(model: nn.Module, name: str) -> nn.Module:
     """The module that a layer's name means; an error that says what is close to it, where there is none."""
+    check_whole(model)
     modules = {n: m for n, m in model.named_modules(remove_duplicate=False) if n}
     layer = split_run(name)[0]
     if layer not in modules:

@@ -26,6 +26,7 @@ class GradCAM:
     layer: str = "auto"
 
     unit = "score (features x gradient)"
+    weighs_channels = True
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         weights = gradient.flatten(2).mean(-1)
@@ -50,6 +51,7 @@ class GradCAMPlusPlus:
     layer: str = "auto"
 
     unit = "score (features x gradient)"
+    weighs_channels = True
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         A, g = activation.double(), gradient.double()
@@ -119,6 +121,7 @@ class RespondCAM:
     layer: str = "auto"
 
     unit = "score"
+    weighs_channels = True
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         A, g = activation.double().flatten(2), gradient.double().flatten(2)
@@ -145,6 +148,7 @@ class SaliencyTubes:
     layer: str = "auto"
 
     unit = "score (features x weight)"
+    weighs_channels = True
 
     def combine(self, activation: Tensor, gradient: Tensor) -> Tensor:
         weights = gradient.flatten(2).sum(-1)

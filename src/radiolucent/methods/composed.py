@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -41,12 +42,16 @@ class SmoothGrad:
         return self.of.unit
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
+        return mean(in_passes(self.of, model, self.noisy(x), targets, self.batch, self.samples))
+
+    def noisy(self, x: Tensor) -> Iterator[Tensor]:
+        """The copies x + e_i, one after the other."""
         check_floating(x)
         generator = torch.Generator().manual_seed(self.seed)
         spread = x.flatten(1).amax(1) - x.flatten(1).amin(1)
         sigma = self.noise * spread.reshape(-1, *[1] * (x.ndim - 1))
-        noisy = (x + torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma for _ in range(self.samples))
-        return mean(in_passes(self.of, model, noisy, targets, self.batch, self.samples))
+        for _ in range(self.samples):
+            yield x + torch.randn((1, *x.shape[1:]), generator=generator).to(x) * sigma
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.hooks import evaluating, tap
-from radiolucent.methods.gradient import check_scores, first_order, layer_of, plain, spatial_form
+from radiolucent.methods.backward import check_scores, spatial_form
+from radiolucent.methods.gradient import first_order, layer_of, plain
 from radiolucent.protocols import Target
 
 

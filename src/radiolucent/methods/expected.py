@@ -26,9 +26,9 @@ class ExpectedGradients:
         R = E_{x' ~ D, a ~ U(0, 1)} [ (x - x') * dS/dx (x' + a (x - x')) ],     E[sum R] = S(x) - mean_D S(x')
 
     by `samples` draws from `seed`, the same for each target and batch item, `batch` of them in a pass (0: as many as
-    fit well). `references` names D: a .npy file
-    (n, channels, *grid) of images as the model takes them, such as preprocessed training images, of which only the
-    drawn ones are read; or one baseline (zero, minimum, mean, blur, noise), a set of one. Signed, on the input's grid.
+    fit well). `references` names D: a .npy file (n, channels, *grid) of images as the model takes them, such as
+    preprocessed training images, of which only the drawn ones are read; or one baseline (zero, minimum, mean, blur,
+    noise), a set of one. Signed, on the input's grid.
     No value of a voxel means "absent", unlike in Integrated Gradients. The draws leave noise: the sum over all
     voxels is complete only on average. References from another scanner or another crop explain that difference.
     """

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,23 +13,19 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput, warn
 from radiolucent.hooks import (
     INPUT,
-    Form,
     Layer,
-    Taps,
     all_layers,
     check_follows,
     check_items_apart,
-    evaluating,
-    form_of,
     last_layer,
-    layers,
     look,
     reaching,
-    some,
-    tap,
     tensors_in,
 )
-from radiolucent.protocols import FirstOrder, Target
+from radiolucent.methods.backward import one_pass
+from radiolucent.methods.windows import in_windows
+from radiolucent.protocols import FirstOrder, Target, adds_up
+from radiolucent.tiling import Tiled
 
 
 @dataclass(frozen=True)
@@ -100,82 +94,29 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
     names = list(dict.fromkeys(m.layer for m in methods))
     if INPUT in names:
         check_floating(x)
-    with evaluating(model), tap(model, names) as taps:
-        scores = targets(model(taps.input(x)))
-        places, forms, unfit = _places(model, taps, names, x)
-        if places:
-            check_scores(scores, len(x))
-            check_differentiable(scores)
-        rows: list[list[Tensor]] = [[] for _ in methods]
-        vanished = False
-        for t in range(len(scores) if places else 0):
-            found, too_small = _maps(scores[t], places, forms, methods, retain_graph=t + 1 < len(scores))
-            vanished = vanished or too_small
-            for name in places.keys() - {m.layer for m, row in zip(methods, found, strict=True) if row is not None}:
-                unfit[name] = _no_path(name)
-            for kept, row in zip(rows, found, strict=True):
-                kept.extend([] if row is None else [row])
+    if isinstance(model, Tiled) and (adds_up(targets, x.shape[2:]) or names != [INPUT]):
+        maps, vanished = in_windows(model, x, targets, methods)
+    else:
+        maps, vanished = _at_once(model, x, targets, methods)
     if vanished:
         warn("gradients vanish in float16: made again in float32, on a copy of the model")
         return shared_pass(copy.deepcopy(model).float(), x.float() if x.is_floating_point() else x, targets, methods)
-    return [unfit[m.layer] if m.layer in unfit else torch.stack(kept) for m, kept in zip(methods, rows, strict=True)]
+    return maps
 
 
-def _places(
-    model: nn.Module, taps: Taps, names: Sequence[str], x: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Form], dict[str, BadInput]]:
-    """What was caught at the layers that can serve, how it holds its cells, and why the others cannot."""
-    places, forms, unfit = {}, {}, {}
-    taps.over()
-    for name in names:
-        try:
-            places[name], forms[name] = taps[name], spatial_form(model, name, taps[name], x)
-        except BadInput as error:
-            unfit[name] = error
-    return {name: places[name] for name in forms}, forms, unfit
+def _at_once(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[FirstOrder]) -> tuple[list[Tensor | BadInput], bool]:
+    """The maps; did float16 not suffice?"""
+    rows: list[dict[int, Tensor]] = [{} for _ in methods]
 
+    def combine(t: int, name: str, value: Tensor, gradient: Tensor) -> None:
+        for row, method in zip(rows, methods, strict=True):
+            if method.layer == name:
+                row[t] = method.combine(value, gradient)
 
-def _maps(
-    score: Tensor, places: Mapping[str, Tensor], forms: Mapping[str, Form], methods: Sequence[FirstOrder], retain_graph: bool
-) -> tuple[list[Tensor | None], bool]:
-    """Each method's map for one target, None where no path leads from its layer to the score; did float16 not suffice?
-
-    Batch items do not mix in eval mode, so each has its own gradient. It is used in float32 at least.
-    """
-    half = torch.float16 in {score.dtype, *(place.dtype for place in places.values())}
-    maps: list[Tensor | None] = [None] * len(methods)
-    # Gradients of a volume's voxels are below the range of float16: they travel enlarged, unless that is too much.
-    for scale in (1024.0, 1.0) if half else (1.0,):
-        finite, vanished = True, False
-
-        def take(gradient: Tensor, name: str, scale: float = scale) -> None:
-            nonlocal finite, vanished
-            vanished = vanished or (half and not gradient.any())
-            gradient = _wide(gradient) / scale if half else _wide(gradient)
-            finite = finite and (not half or bool(torch.isfinite(gradient).all()))
-            for i, method in enumerate(methods):
-                if method.layer == name:
-                    restore = forms[name].restore
-                    maps[i] = method.combine(restore(_wide(places[name].detach())), restore(gradient))
-
-        with ExitStack() as stack:
-            for name, place in places.items():
-                stack.callback(place.register_hook(partial(take, name=name)).remove)
-            starts = [place for place in places.values() if place.is_leaf] or list(places.values())
-            torch.autograd.grad(
-                score, starts, torch.full_like(score, scale), retain_graph=retain_graph or scale != 1, allow_unused=True
-            )
-        if finite:
-            break
-    return maps, vanished
-
-
-def _no_path(name: str) -> BadInput:
-    return BadInput(
-        f"a layer that the target depends on, not {name!r}",
-        "no path from it to the score",
-        "Choose a layer on the way to this output.",
-    )
+    passed = one_pass(model, x, targets, list(dict.fromkeys(m.layer for m in methods)), combine)
+    unfit = passed.unfit
+    maps = [unfit[m.layer] if m.layer in unfit else torch.stack(list(row.values())) for m, row in zip(methods, rows, strict=True)]
+    return maps, passed.vanished
 
 
 def plain(x: Tensor) -> Tensor:
@@ -189,11 +130,6 @@ def check_floating(x: Tensor) -> None:
         raise BadInput(
             "an image of floating-point numbers", f"{x.dtype}", "Convert it with .float(), or choose a perturbation method."
         )
-
-
-def _wide(values: Tensor) -> Tensor:
-    """At least float32: the products and means of small half-precision gradients vanish."""
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def layer_of(layer: str, model: nn.Module, x: Tensor, targets: Callable[[Any], Any]) -> str:
@@ -243,44 +179,3 @@ def _at_each(method: Any, found: Sequence[Layer]) -> list[Any]:
     if at_layer(method, "", "full") == method:
         return [method]
     return [at_layer(method, name, "full") for name in all_layers(found)]
-
-
-def spatial_form(model: nn.Module, name: str, output: Tensor, x: Tensor) -> Form:
-    """How a layer's output holds its cells; an error where it has none."""
-    what = f"layer {name!r}" if name else "the input"
-    form = form_of(model, name, output, x.shape)
-    if form is not None:
-        return form
-    if output.ndim == x.ndim and len(output) != len(x):
-        raise BadInput(
-            f"{len(x)} batch items at {what}, as in the input",
-            f"shape {tuple(output.shape)}",
-            "Choose a layer that does not fold another axis (slices, patches) into the batch.",
-        )
-    raise BadInput(
-        f"a grid of {max(x.ndim - 2, 1)} axes and several cells at {what}",
-        f"shape {tuple(output.shape)}",
-        f"These have one: {some([layer.name for layer in layers(model, x) if layer.is_spatial])}.",
-    )
-
-
-def check_scores(scores: Tensor, batch: int) -> None:
-    """Refuse what is not one finite score per target and batch item."""
-    if scores.ndim != 2 or scores.shape[1] != batch or not len(scores):
-        raise BadInput(
-            f"scores of shape (targets, {batch}): one per target and batch item",
-            f"shape {tuple(scores.shape)}",
-            "Does the model keep the batch axis? A squeeze() drops it for a single image.",
-        )
-    if not torch.isfinite(scores).all():
-        raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")
-
-
-def check_differentiable(scores: Tensor) -> None:
-    """Refuse scores that no gradient leads to."""
-    if not scores.requires_grad:
-        raise BadInput(
-            "scores that depend on the layer in a differentiable way",
-            "scores without a gradient (argmax, detach, no_grad or reentrant checkpointing in the model, or a layer off the path)",
-            "Explain the logits before the argmax, or choose a perturbation method.",
-        )

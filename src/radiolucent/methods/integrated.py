@@ -39,7 +39,10 @@ class IntegratedGradients:
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         x = plain(x)
         check_floating(x)
-        reference = baselines.baseline(self.baseline, x)
+        return self.along(model, x, baselines.baseline(self.baseline, x), targets)
+
+    def along(self, model: nn.Module, x: Tensor, reference: Tensor, targets: Target) -> Tensor:
+        """R on the path from a given reference to x."""
         n = self.steps
         places, weights = np.polynomial.legendre.leggauss(n)
         path = (torch.lerp(reference, x, float(a)) for a in (1 + places) / 2)

@@ -13,7 +13,7 @@ from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods.gradient import plain
-from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share, unchanged
+from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, scoring, share, unchanged
 from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
 
@@ -46,15 +46,16 @@ class Occlusion:
         x = plain(x)
         windows = self._windows(x)
         cover = baselines.baseline(self.baseline, x)
+        scored = scoring(model, targets)
 
         def covered(which: range) -> Tensor:
             copies = x.expand(len(which), *x.shape).clone()
             for copy, w in zip(copies, which, strict=True):
                 copy[windows[w]] = cover[windows[w]]
-            return score(model, copies, targets)
+            return scored(copies)
 
         with evaluating(model), torch.no_grad():
-            S = unchanged(model, x, targets)
+            S = unchanged(scored, x)
             total = S.new_zeros(*S.shape, 1, *x.shape[2:])
             count = S.new_zeros(x.shape[2:])
             for which, scores in in_chunks(len(windows), share(self.batch, x[:, 0].numel(), VOXELS), covered):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -13,9 +13,11 @@ from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput, warn
 from radiolucent.hooks import check_items_apart, mixes_items, out_of_memory
-from radiolucent.methods.gradient import check_scores
+from radiolucent.methods.backward import check_scores
+from radiolucent.methods.remembered import Remembered
 from radiolucent.methods.watching import tell, watched
-from radiolucent.protocols import Method, Target
+from radiolucent.protocols import Additive, Method, Target, adds_up
+from radiolucent.tiling import Tiled
 
 Made = TypeVar("Made")
 
@@ -24,7 +26,6 @@ VOXELS = 2**20
 
 NUMBERS = 2**24
 """In the largest tensor on the way, for batch=0, where only a part of the network runs: 64 MiB in single precision."""
-
 
 COPIES = 16
 """At once at most, for batch=0: on a processor 80 small images in one pass take a sixth longer each than 16."""
@@ -43,6 +44,26 @@ def score(model: Callable[[Tensor], Any], copies: Tensor, targets: Target) -> Te
             return torch.cat([score(model, copy[None], targets) for copy in copies])
     scores = Copies(targets, k, b)(model(copies.flatten(0, 1)))
     return scores.to(torch.promote_types(scores.dtype, torch.float32)).unflatten(1, (k, b)).movedim(1, 0).contiguous()
+
+
+def scoring(model: nn.Module, targets: Target) -> Callable[[Tensor], Tensor]:
+    """`score` of one model and its targets, for all chunks of copies of one explanation.
+
+    Of a model that predicts in windows, and targets that are a sum over voxels, a window whose content came before is
+    not predicted again: neither one that no perturbation touches nor one that looks as it did in another copy.
+    """
+    remembered = Remembered(model, targets) if isinstance(model, Tiled) and isinstance(targets, Additive) else None
+
+    def scored(copies: Tensor) -> Tensor:
+        if remembered is None or not adds_up(targets, copies.shape[3:]):
+            return score(model, copies, targets)
+        check_items_apart(model, copies.shape[1])
+        scores = remembered(copies)
+        for row in scores:
+            check_scores(row, copies.shape[1])
+        return scores
+
+    return scored
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +85,14 @@ class Copies:
 
     def fix(self, output: Any) -> Copies:
         return self
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        return adds_up(self.targets, grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Copies, tuple[int, ...]]:
+        assert isinstance(self.targets, Additive)
+        part, rows = self.targets.within(where, factor)
+        return replace(self, targets=part), rows
 
 
 def in_passes(
@@ -102,9 +131,9 @@ def mean(maps: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def unchanged(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Tensor:
-    """Scores (t, b) of x itself."""
-    ((_, scores),) = in_chunks(1, 1, lambda _: score(model, x[None].clone(), targets), told=False)
+def unchanged(scored: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Scores (t, b) of x itself, by what `scoring` gives."""
+    ((_, scores),) = in_chunks(1, 1, lambda _: scored(x[None].clone()), told=False)
     return scores[0]
 
 

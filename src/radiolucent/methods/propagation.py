@@ -15,6 +15,7 @@ from radiolucent.errors import BadInput
 from radiolucent.hooks import Call, Rule
 from radiolucent.methods.passing import GATES, Passing, no_rule
 from radiolucent.methods.sharing import Arrive, Damp, Share
+from radiolucent.tiling import Tiled
 
 FIRST = ("same", "flat", "w2", "box")
 STABILISER = 1e-6
@@ -62,8 +63,8 @@ class Propagation:
         self._given: Tensor | None = None
 
     def between(self, model: nn.Module) -> nn.Module:
-        """The model, at whose input R comes out instead of G."""
-        return _Between(model, self)
+        """The model, at whose input R comes out instead of G; at each window's where it predicts in windows."""
+        return model.around(self.between) if isinstance(model, Tiled) else _Between(model, self)
 
     def run(self, model: nn.Module, image: Tensor) -> Any:
         """The model's output. The rules hold here only, not for what a target does with the output."""

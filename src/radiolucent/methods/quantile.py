@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
-from radiolucent.methods.gradient import Gradient, check_differentiable, check_scores, plain
+from radiolucent.methods.backward import check_differentiable, check_scores
+from radiolucent.methods.gradient import Gradient, plain
 from radiolucent.methods.settings import ANY_SEED, at_least
 from radiolucent.protocols import Target
 

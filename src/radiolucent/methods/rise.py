@@ -11,7 +11,7 @@ from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods.gradient import plain
-from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share
+from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, scoring, share
 from radiolucent.methods.settings import ANY_SEED, among, at_least
 from radiolucent.protocols import Target
 
@@ -53,10 +53,11 @@ class RISE:
         x = plain(x)
         reference = baselines.baseline(self.baseline, x)
         masks = _Masks(self, x)
+        scored = scoring(model, targets)
 
         def masked(which: range) -> tuple[Tensor, Tensor]:
             M = torch.stack([masks[i] for i in which])
-            return M, score(model, torch.stack([baselines.hide(x, 1 - m, reference) for m in M]), targets)
+            return M, scored(torch.stack([baselines.hide(x, 1 - m, reference) for m in M]))
 
         total: Tensor | None = None
         about: Tensor | float | None = None if self.centred else 0.0  # near the mean score, so that little cancels

@@ -15,10 +15,11 @@ from radiolucent.targets import Select, as_tensor, label_map, part_of
 
 
 def cubes(x: Tensor, along: tuple[int, ...]) -> Tensor:
-    """A lattice of `along` boxes on the axes of x (b, c, *grid), whose sizes differ by a voxel where they must."""
+    """A lattice of `along` boxes on the axes of x (b, c, *grid), whose sizes differ by a voxel where they must; of
+    single voxels at most.
+    """
     number = torch.zeros((), dtype=torch.long, device=x.device)
     for n, k in zip(x.shape[2:], along, strict=True):
-        k = min(n, k)
         number = number[..., None] * k + torch.arange(n, device=x.device) * k // n
     return number.expand(len(x), *x.shape[2:])
 

@@ -10,6 +10,7 @@ from radiolucent.explanation import Explanation
 from radiolucent.methods import titles
 from radiolucent.parcellation import Parcellation
 from radiolucent.regions.prepared import Regions
+from radiolucent.regions.streamed import by_region_streamed
 from radiolucent.regions.sums import RegionSums
 from radiolucent.volume import Volume
 
@@ -77,4 +78,4 @@ def region_rows(explanations: Sequence[Explanation], parcellation: Parcellation 
     return rows
 
 
-__all__ = ["RegionSums", "Regions", "by_region", "region_rows"]
+__all__ = ["RegionSums", "Regions", "by_region", "by_region_streamed", "region_rows"]

@@ -48,13 +48,21 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Pictures of one method: rows of thumbnails and figures, each with its caption."""
+
+    name: str
+    figures: Sequence[tuple[Figure, str]] = ()
+    galleries: Sequence[tuple[str, Sequence[Thumbnail]]] = ()
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One section: what it answers, its pictures with their captions, its thumbnails by row, its tables."""
+    """One section: what it answers, its pictures in groups of which the first is open, its tables."""
 
     title: str
     text: str
-    figures: Sequence[tuple[Figure, str]] = ()
-    galleries: Sequence[tuple[str, Sequence[Thumbnail]]] = ()
+    groups: Sequence[Group] = ()
     tables: Sequence[Table] = ()
 
 
@@ -106,8 +114,14 @@ def _drawn(panel: Panel) -> dict[str, Any]:
     return {
         "title": panel.title,
         "text": panel.text,
-        "figures": [(data_uri(figure), caption) for figure, caption in panel.figures],
-        "galleries": [(name, [_shown(t) for t in row]) for name, row in panel.galleries],
+        "groups": [
+            {
+                "name": group.name,
+                "figures": [(data_uri(figure), caption) for figure, caption in group.figures],
+                "galleries": [(name, [_shown(t) for t in row]) for name, row in group.galleries],
+            }
+            for group in panel.groups
+        ],
         "tables": [_cells(table) for table in panel.tables],
     }
 

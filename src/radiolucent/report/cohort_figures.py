@@ -23,6 +23,7 @@ from radiolucent.report.depth import literal
 
 _COLOURS = "viridis"
 _LONGEST = 28
+_MOST_PANELS = 4
 _MOST_NUMBERS = 12  # columns up to which a cell has room for its number
 
 
@@ -200,6 +201,23 @@ def anomaly_ranking(ranking: DataFrame, most: int = 15, least: int = 5) -> Figur
     text = "mean rank of the anomaly scores over the targets (1: the strangest case for all)"
     axis.set_xlabel(text + "\nbeside: the target and the region that stand out", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def anomaly_against_quality(anomaly: DataFrame, cases: DataFrame, quality: str = "dice", name: str = "Dice") -> Figure:
+    """A panel per target: each case's forest score against its agreement with the label."""
+    both = anomaly.merge(cases[["case", "target", quality]], on=["case", "target"]).dropna(subset=["forest", quality])
+    targets = list(dict.fromkeys(both["target"]))[:_MOST_PANELS]
+    figure = Figure(figsize=(max(3.4 * len(targets), 4.2), 3.2), layout="constrained", facecolor="white")
+    for axis, target in zip(figure.subplots(1, max(1, len(targets)), squeeze=False)[0], targets, strict=False):
+        rows = both[both["target"] == target]
+        axis.plot(rows["forest"], rows[quality], "o", color="#31688e", markersize=4, alpha=0.7, markeredgewidth=0)
+        axis.set_title(f"{_short(target)} (n = {len(rows)})", fontsize=9)
+        axis.set_xlabel("anomaly score of the forest", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(linewidth=0.4, alpha=0.6)
+    figure.axes[0].set_ylabel(name, fontsize=8)
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from radiolucent.protocols import Target
+from radiolucent.protocols import Additive, Target, adds_up
 from radiolucent.targets.parts import detached
 from radiolucent.targets.select import Select
 
@@ -23,6 +23,13 @@ class Deciding:
         self.decide = decide
         self.scores: Tensor | None = None
         self._target: Target | None = None
+
+    @classmethod
+    def decided(cls, target: Target) -> Deciding:
+        """Targets that are fixed already; their scores are kept all the same."""
+        self = cls(lambda _: target)
+        self._target = target
+        return self
 
     @property
     def target(self) -> Target:
@@ -43,3 +50,11 @@ class Deciding:
 
     def fix(self, output: Any) -> Deciding:
         return self
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        return self._target is not None and adds_up(self._target, grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Target, tuple[int, ...]]:
+        """A part of the targets; of its scores nothing is remembered."""
+        assert isinstance(self._target, Additive)
+        return self._target.within(where, factor)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
@@ -96,7 +97,7 @@ class Region:
             )
         if given:
             return list(mask.unbind(1))
-        inside = [mask if mask.dtype == torch.bool else mask == l for l in self.labels]
+        inside = [_of(mask, l) for l in self.labels]
         if self.reduce == "mean":
             return means(inside)
         return inside
@@ -124,10 +125,73 @@ class Region:
             )
         return type(self)(*self.labels, mask=mask, reduce=self.reduce)
 
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        """Whether the weights are fixed, on this grid: S is then a sum over voxels, and over windows."""
+        return self.mask is not None and tuple(self.mask.shape[-len(grid) :]) == tuple(grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[_Within, tuple[int, ...]]:
+        """S on the part `where` of the grid with weights w_l * factor, and the numbers of the labels with weight there."""
+        assert self.mask is not None
+        index: tuple[Any, ...] = (..., *where)
+        axes, cut = len(where), self.mask[index]
+        inside = cut.unbind(-axes - 1) if cut.is_floating_point() else [_of(cut, l) for l in self.labels]
+        rows = tuple(t for t, w in enumerate(inside) if w.any())
+        scale: list[Tensor | float] = [1.0] * len(self.labels)
+        if self.reduce == "mean":
+            if axes not in self._counts:  # once for all windows
+                self._counts[axes] = [_voxels(_of(self.mask, l)[(None,) * (self.mask.ndim == axes)]) for l in self.labels]
+            scale = [1 / n for n in self._counts[axes]]
+        part = Region(*self.labels, mask=cut, reduce="probability" if cut.is_floating_point() else "sum")
+        return _Within(part, factor, scale), rows
+
+    @cached_property
+    def _counts(self) -> dict[int, list[Tensor]]:
+        """By the number of the grid's axes: the voxels of each label."""
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Within:
+    """A Region on a part of the grid: its weights there, times a factor for each voxel and a number for each label."""
+
+    part: Region
+    factor: Tensor
+    scale: list[Tensor | float]
+
+    def __call__(self, output: Any) -> Tensor:
+        logits = self.part._logits(output)
+        assert self.part.mask is not None
+        weights = self.part._weights(self.part.mask, logits)
+        weights = [w * (self.factor * s) for w, s in zip(weights, self.scale, strict=True)]
+        return WeightedSums.apply(logits, self.part.labels, weights)
+
+    def names(self, classes: Sequence[str] = ()) -> tuple[str, ...]:
+        return self.part.names(classes)
+
+    def fix(self, output: Any) -> Self:
+        return self
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        return self.part.adds_up(grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[_Within, tuple[int, ...]]:
+        part, rows = self.part.within(where, self.factor[where] * factor)
+        return replace(part, scale=self.scale), rows
+
+
+def _of(mask: Tensor, label: int) -> Tensor:
+    """The voxels of a label; a boolean mask is every label's."""
+    return mask if mask.dtype == torch.bool else mask == label
+
+
+def _voxels(inside: Tensor) -> Tensor:
+    """How many, of a mask (b, *grid), for each item: (b, 1, ..., 1)."""
+    return inside.flatten(1).sum(1).reshape(-1, *[1] * (inside.ndim - 1))
+
 
 def means(inside: Sequence[Tensor]) -> list[Tensor]:
     """Weights that add up to 1 for each item, from the voxels that count."""
-    return [w / w.flatten(1).sum(1).reshape(-1, *[1] * (w.ndim - 1)) for w in inside]
+    return [w / _voxels(w) for w in inside]
 
 
 class WeightedSums(torch.autograd.Function):

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from radiolucent.protocols import Target
+from radiolucent.protocols import Additive, Target, adds_up
 from radiolucent.targets.parts import part_of
 from radiolucent.targets.region import Region
 
@@ -28,6 +28,14 @@ class Select:
 
     def fix(self, output: Any) -> Self:
         return replace(self, target=self.target.fix(part_of(output, self.key)))
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        return adds_up(self.target, grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Self, tuple[int, ...]]:
+        assert isinstance(self.target, Additive)
+        part, rows = self.target.within(where, factor)
+        return replace(self, target=part), rows
 
 
 def own_labels(target: Target) -> tuple[int, ...]:

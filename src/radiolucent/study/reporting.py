@@ -1,0 +1,234 @@
+"""The cohort's page: which panel answers which question, from the tables of the analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pandas import DataFrame
+
+from radiolucent.analysis import Analysis
+from radiolucent.report import cohort_figures as draw
+from radiolucent.report.cohort import MOST_THUMBNAILS, Group, Panel, Table, Thumbnail, write_cohort_report
+from radiolucent.statistics import bootstrap_mean
+from radiolucent.study.paragraph import facts, methods_paragraph
+from radiolucent.study.store import Study
+
+_SIDE_BY_SIDE = 3  # of the most and of the least anomalous cases
+_MOST_TARGETS = 6  # whose distributions are drawn; all are in the tables
+
+_ABOUT = {"method", "layer", "target", "quantity", "region", "covariate", "pair", "score", "quality"}
+_HEADINGS = {
+    "mass_fraction": "share",
+    "low": "from",
+    "high": "to",
+    "q": "q (FDR)",
+    "n": "n",
+    "n_present": "n with region",
+    "hd95_mm": "HD95 (mm)",
+    "dice": "Dice",
+    "iou": "IoU",
+    "enrichment_low": "enrichment from",
+    "enrichment_high": "enrichment to",
+    "forest": "anomaly (forest)",
+    "mahalanobis": "anomaly (Mahalanobis)",
+    "strangest": "strangest region",
+}
+
+
+def write_study_report(study: Study, analysis: Analysis) -> Path:
+    """STUDY/report.html; the numbers on it are those of the tables in STUDY/analysis."""
+    recipe, status = study.recipe, study.status()
+    tables, cases = analysis.tables, study.cases()
+    links = _links(study, status.done)
+    panels = [
+        _importance(tables, study.rows()),
+        _anomaly(study, tables, cases, links),
+        _bias(tables),
+        *_sides(tables),
+        *_drift(tables),
+        _cases(cases, links, analysis.settings.level),
+    ]
+    segments = bool((cases["voxels_predicted"].notna()).any()) if len(cases) else False
+    settings = analysis.settings
+    return write_cohort_report(
+        study.folder / "report.html",
+        title=recipe.study.name or study.folder.name,
+        subtitle=f"{len(status.done)} of {status.total} cases, {len(recipe.explain.methods)} methods",
+        panels=panels,
+        verdicts=_verdicts(tables, settings.alpha),
+        notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
+        methods=methods_paragraph(recipe, analysis.counts, segments=segments, level=settings.level, folds=settings.folds),
+        facts=facts(recipe, study.facts(), analysis.counts),
+    )
+
+
+def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
+    groups = []
+    for where, importance in _each(tables["importance"]):
+        classes, edges = _of(tables["classes"], importance), _of(tables["edges"], importance)
+        text = "Where the relevance of each target lies, as a mean over the cases. Framed: the target's own region."
+        found = [(draw.heat_map(importance, classes), text)]
+        if len({*edges["region"], *edges["target"]}) > 2:
+            text = "Context: the strongest arrows from a region to a target that is also recognised by it."
+            found.append((draw.context_graph(edges, importance, classes), text))
+        found += [
+            (draw.distributions(_of(rows, importance), importance, target), f"The cases behind the means for {target}.")
+            for target in importance["target"].unique()[:_MOST_TARGETS]
+        ]
+        groups.append(Group(where, found))
+    classes = tables["classes"]
+    several = len(classes) and classes["n_classes"].max() > 2
+    return Panel(
+        "Where the model looks",
+        "The share of a target's absolute relevance that lies in each region, as a mean over cases with its bootstrap interval; "
+        "enrichment is that share over the region's share of the volume (1 = as expected by chance).",
+        groups,
+        [
+            table(tables["importance"], "Every region for every target."),
+            *([table(classes, "Classes that the model looks at alike: clusters of their profiles.")] if several else []),
+        ],
+    )
+
+
+def _anomaly(study: Study, tables: Mapping[str, DataFrame], cases: DataFrame, links: Mapping[str, str]) -> Panel:
+    groups: list[Group] = []
+    quality = tables["anomaly_quality"]
+    for where, ranking in _each(tables["ranking"]):
+        found = [(draw.anomaly_ranking(ranking), "Which cases stand out, and by what.")]
+        if "dice" in set(quality["quality"]):
+            picture = draw.anomaly_against_quality(_of(tables["anomaly"], ranking), cases)
+            found.append((picture, "Does anomaly warn of bad segmentations? Each dot is a case."))
+        most, least = ranking.head(_SIDE_BY_SIDE), ranking.tail(_SIDE_BY_SIDE)[::-1]
+        galleries = [
+            (f"The {words} anomalous cases (rows: targets, columns: methods)", [_thumbnail(study, row, links) for row in rows])
+            for words, rows in (("most", most.to_dict("records")), ("least", least.to_dict("records")))
+        ]
+        groups.append(Group(where, found, galleries if len(groups) < MOST_THUMBNAILS // (2 * _SIDE_BY_SIDE) else ()))
+    return Panel(
+        "Cases that stand out",
+        "A case is anomalous where the model looks at other regions than in the other cases: a reason to look at it, not a "
+        "finding. No case is scored by a forest that has seen it.",
+        groups,
+        [
+            table(tables["ranking"], "All cases, from most to least anomalous.", links),
+            table(tables["anomaly"], "Both scores for every target.", links),
+            *([table(quality, "Spearman's rho of anomaly with the agreement with the label.")] if len(quality) else []),
+        ],
+    )
+
+
+def _bias(tables: Mapping[str, DataFrame]) -> Panel:
+    bias = tables["bias"]
+    made = int(bias["p"].notna().sum()) if len(bias) else 0
+    text = f"{made} tests were made; q is the false discovery rate over all of them." if made else "No covariate could be tested."
+    return Panel(
+        "Bias",
+        text,
+        tables=[table(bias.sort_values("q", kind="stable"), "Every quantity against every covariate.")] if len(bias) else [],
+    )
+
+
+def _sides(tables: Mapping[str, DataFrame]) -> list[Panel]:
+    laterality = tables["laterality"]
+    if not len(laterality):
+        return []
+    text = "(L - R) / (L + R) of the relevance in each pair of regions; left is the patient's."
+    return [Panel("Left and right", text, tables=[table(laterality, "A test against 0 for each pair.")])]
+
+
+def _drift(tables: Mapping[str, DataFrame]) -> list[Panel]:
+    drift = tables["drift"]
+    if not len(drift):
+        return []
+    return [
+        Panel(
+            "Against the reference", "Mean share in the other cases (b) minus that in the reference (a).", tables=[table(drift, "")]
+        )
+    ]
+
+
+def _cases(cases: DataFrame, links: Mapping[str, str], level: float) -> Panel:
+    rows = [
+        {"target": target, "quality": _HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
+        for target, group in cases.groupby("target", sort=False)
+        for name in ("dice", "iou", "hd95_mm")
+        if (mean := bootstrap_mean(group[name].to_numpy(float), level=level)).n
+    ]
+    means = [table(DataFrame(rows), f"Agreement with the label: means with {level:.0%} bootstrap intervals.")] if rows else []
+    return Panel(
+        "Cases", "Score, size and agreement with the label.", tables=[*means, table(cases, "Every case and class.", links)]
+    )
+
+
+def table(frame: DataFrame, note: str, links: Mapping[str, str] | None = None) -> Table:
+    """A frame as rows to search and sort, first what they say; columns that say nothing in any row are left out."""
+    if "verdict" in frame.columns:
+        about = [c for c in frame.columns if c in _ABOUT]
+        frame = frame[[*about, "verdict", *(c for c in frame.columns if c not in {*about, "verdict"})]]
+    kept = [c for c in frame.columns if frame[c].notna().any() and not (frame[c].astype(str) == "").all()]
+    return Table({c: _HEADINGS.get(c, c.replace("_", " ")) for c in kept}, frame[kept].to_dict("records"), links, note)
+
+
+def _each(frame: DataFrame) -> list[tuple[str, DataFrame]]:
+    """The rows of each method and layer, with their name."""
+    groups = frame.groupby(["method", "layer"], sort=False)
+    return [(f"{method} at {layer}" if layer else str(method), part) for (method, layer), part in groups]
+
+
+def _of(frame: DataFrame, like: DataFrame) -> DataFrame:
+    """The rows of a frame with the one method and layer of another."""
+    first = like.iloc[0]
+    return frame[(frame["method"] == first["method"]) & (frame["layer"] == first["layer"])] if len(frame) else frame
+
+
+def _thumbnail(study: Study, row: Mapping[str, Any], links: Mapping[str, str]) -> Thumbnail:
+    folder = study.folder / "cases" / study.names()[row["case"]]
+    picture = folder / "thumbnail.png"
+    caption = f"rank {row['rank']}; most of all by how much relevance for {row['target']} lies in {row['strangest']}"
+    return Thumbnail(row["case"], picture.read_bytes() if picture.exists() else b"", caption, links.get(row["case"], ""))
+
+
+def _links(study: Study, done: Sequence[str]) -> dict[str, str]:
+    """Case id -> its own page, where the recipe keeps one; relative, so that the study may be moved."""
+    names = study.names()
+    pages = {case: Path("cases") / names[case] / "report.html" for case in done}
+    return {case: page.as_posix() for case, page in pages.items() if (study.folder / page).exists()}
+
+
+_QUESTIONS = {
+    "anomaly_quality": "relation of anomaly with the agreement with the label",
+    "bias": "differences by covariates",
+    "laterality": "differences of left and right",
+    "drift": "difference from the reference",
+}
+
+
+def _verdicts(tables: Mapping[str, DataFrame], alpha: float) -> list[str]:
+    """The findings in words; of what was looked for and not found, in how many tests."""
+    said = []
+    for name, question in _QUESTIONS.items():
+        found = tables[name]
+        if not len(found):
+            continue
+        hits = found[found["q"] < alpha]
+        few = int(found["verdict"].str.startswith("not enough").sum())
+        said += [
+            f"{where}, {row['target']}: {row['verdict']}" for where, rows in _each(hits[:10]) for row in rows.to_dict("records")
+        ]
+        if len(hits) > 10:
+            said.append(f"... and {len(hits) - 10} more in the table on {question}")
+        if not len(hits):
+            left = f"; {few} more had not enough cases" if few else ""
+            said.append(f"{question}: none found in {int(found['q'].notna().sum())} tests{left}")
+    return said
+
+
+def _failed(failed: Mapping[str, str]) -> list[str]:
+    shown = [f"{case} failed and is in no number here: {reason}" for case, reason in list(failed.items())[:10]]
+    return shown + ([f"{len(failed) - 10} more cases failed (see failed/)"] if len(failed) > 10 else [])
+
+
+def _waiting(count: int) -> list[str]:
+    return [f"{count} cases are not done yet and are in no number here"] if count else []
