@@ -439,3 +439,11 @@ def test_a_warning_of_ours_becomes_a_note(recipe: Path) -> None:
     run(recipe, say=said.append)
     assert any("constant" in line for line in said)
     assert issubclass(InputWarning, UserWarning)
+
+
+def test_a_model_window_by_window(recipe: Path) -> None:
+    change(recipe, 'model = "tinynet:Net"', 'model = "tinynet:Net"\nwindow = [8, 8, 8]\noverlap = 0.5')
+    change(recipe, 'methods = [{ method = "gradient" }', 'methods = [{ method = "gradient" }] #')
+    assert run(recipe, shard=(1, 4)).failed == {}
+    rows = Study.open(recipe.parent / "study").rows()
+    assert np.allclose(rows[rows["kind"] == "label"].groupby("target")["mass_fraction"].sum(), 1)
