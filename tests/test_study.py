@@ -447,3 +447,26 @@ def test_a_model_window_by_window(recipe: Path) -> None:
     assert run(recipe, shard=(1, 4)).failed == {}
     rows = Study.open(recipe.parent / "study").rows()
     assert np.allclose(rows[rows["kind"] == "label"].groupby("target")["mass_fraction"].sum(), 1)
+
+
+def test_rows_of_maps_that_are_never_whole_are_those_of_whole_ones(recipe: Path) -> None:
+    change(recipe, 'model = "tinynet:Net"', 'model = "tinynet:Net"\nwindow = [8, 8, 8]\noverlap = 0.5')
+    change(recipe, ', { method = "grad-cam", layer = "blur" }', "")
+    assert run(recipe, shard=(1, 4)).failed == {}
+    (recipe.parent / "study").rename(recipe.parent / "whole")
+    whole = Study.open(recipe.parent / "whole").rows()
+    change(recipe, "near_mm = [2.0]", "near_mm = [2.0]\nstreamed = true")
+    assert run(recipe, shard=(1, 4)).failed == {}
+    streamed = Study.open(recipe.parent / "study")
+    texts = ["case", "method", "layer", "target", "region", "label", "kind", "voxels"]
+    assert streamed.rows()[texts].equals(whole[texts])
+    assert set(whole["kind"]) == {"label", "joined", "near"}
+    numbers = ["mass_fraction", "positive", "negative", "density", "enrichment", "volume_mm3"]
+    assert np.allclose(streamed.rows()[numbers], whole[numbers], rtol=1e-4, equal_nan=True)
+    assert set(streamed.costs()["method"]) == {"gradient", "smooth-grad(gradient)"}
+
+
+def test_streamed_rows_need_a_window_and_keep_no_maps(recipe: Path) -> None:
+    change(recipe, "near_mm = [2.0]", "near_mm = [2.0]\nstreamed = true")
+    with pytest.raises(BadInput, match=r"got \[model\] without a window"):
+        read_recipe(recipe)
