@@ -601,7 +601,9 @@ def test_a_study_measures_what_is_near_to_regions_that_overlap(tmp_path: Path) -
     parcellation, _ = segmentation(prediction, card)
     assert parcellation is not None
     explained = explain_all(prediction, targets, card, plan, parcellation)
-    rows = region_rows(explained, parcellation, card, Regions(near_mm=(2.0,)), names_of(explained.explanations, plan.methods))
+    rows = region_rows(
+        explained, parcellation, card, Regions(near_mm=(2.0,)), names_of([e.method for e in explained.explanations], plan.methods)
+    )
     for channel, target in ((0, "whole"), (2, "enhancing")):
         (inside,) = (r for r in rows if (r["target"], r["region"]) == (target, "inside the target"))
         yes = prediction.output[:, channel] > 0  # all of it, and not only what later regions leave

@@ -27,6 +27,7 @@ from radiolucent.methods import (
     HiResCAM,
     InputXGradient,
     IntegratedGradients,
+    KernelSHAP,
     LayerCAM,
     Occlusion,
     SaliencyTubes,
@@ -497,29 +498,16 @@ def test_a_region_is_the_sum_of_its_parts(axes: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "probability"])
-@every_axes
-def test_overlapping_regions_are_the_sum_of_their_parts(axes: int, reduce: Any) -> None:
-    x = image(axes, size=14)
-    output = torch.randn(2, 3, *x.shape[2:], dtype=torch.float64) + 0.2
-    output[:, 2, ..., :5] = -1  # where some windows have nothing of it
-    assert not Overlapping(2, 0, reduce=reduce).adds_up(x.shape[2:])  # before it is fixed
-    target = Overlapping(2, 0, reduce=reduce).fix(output)
-    assert target.adds_up(x.shape[2:])
-    assert not target.adds_up((3, *x.shape[3:]))
-    total, empty = torch.zeros(2, 2, dtype=torch.float64), 0
-    for where, share in by_hand(x.shape[2:], 5, 0.4, "gaussian"):
-        part, rows = target.within(where, share)
-        found = part(output[(..., *where)])
-        assert not found[[t for t in range(2) if t not in rows]].any()
-        empty += len(rows) < 2
-        total += found
-        last = (slice(3, 5), *[slice(0, 5)] * (axes - 1))  # a part of a part, as a window is of a band
-        again, _ = part.within(last, torch.full_like(share[3:], 0.5))
-        rest = (slice(where[0].start + 3, where[0].stop), *where[1:])
-        direct, _ = target.within(rest, share[3:] * 0.5)
-        assert torch.allclose(again(output[(..., *rest)]), direct(output[(..., *rest)]))
-    assert relative(total, target(output)) <= 1e-9
-    assert (empty > 0) == (reduce != "probability")
+def test_overlapping_regions_are_sums_too(reduce: str) -> None:
+    x = image(2, size=14)
+    net = segmenter(2, x)
+    tiled = Tiled(net, 7, 0.4)
+    with torch.no_grad():
+        target = Overlapping(2, 0, reduce=reduce).fix(tiled(x))
+    assert target.adds_up((14, 18))
+    assert not target.adds_up((18, 14))
+    assert not Overlapping(1).adds_up((14, 18))
+    assert relative(Gradient()(tiled, x, target), Gradient()(tiled, x, Whole(target))) <= 1e-5
 
 
 def test_only_what_is_a_sum_on_this_grid_is_taken_for_one() -> None:
@@ -564,6 +552,11 @@ def test_windows_that_were_seen_before_are_not_predicted_again() -> None:
     assert len(calls) - before < 3 + 3 * 2 * 6  # each of 30 covers is in few windows
     assert relative(maps, occlusion(tiled, x, Whole(target))) <= 1e-4
     assert maps[:, :, :, 12:].abs().max() == 0  # what no window with weight sees
+    before = len(calls)
+    shap = KernelSHAP(cubes=(3, 3), samples=100)  # cubes and windows are the same, but for the last row
+    values = shap(tiled, x, target)
+    assert len(calls) - before <= 3 * 2**3
+    assert relative(values, shap(tiled, x, Whole(target))) <= 1e-4
 
 
 def test_remembered_scores_take_whole_numbers_and_half_precision() -> None:

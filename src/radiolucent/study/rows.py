@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from radiolucent import io
 from radiolucent.case import Explained, class_names, fitting, is_segmentation, output_of, segmentation
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction
+from radiolucent.geometry import Grid
 from radiolucent.io.tables import Name, read_names
 from radiolucent.methods import titles
 from radiolucent.metrics.agreement import Agreement, agreement
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
+from radiolucent.provenance import peak_memory
 from radiolucent.regions import Regions as Prepared
-from radiolucent.regions import by_region
+from radiolucent.regions import by_region, by_region_streamed
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Regions
 from radiolucent.targets import Overlapping, Region
@@ -30,11 +33,11 @@ from radiolucent.volume import Volume
 Row = dict[str, Any]
 
 
-def names_of(explanations: Sequence[Explanation], methods: Sequence[Method]) -> dict[Method, tuple[str, str]]:
+def names_of(ran: Sequence[Method], methods: Sequence[Method]) -> dict[Method, tuple[str, str]]:
     """Name and layer of each method as it ran; where `methods` differ in their settings alone, with these in the name."""
     kinds = {titles(method)[:2] for method in methods}
     several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
-    found = {e.method: titles(e.method) for e in explanations}
+    found = {method: titles(method) for method in ran}
     return {m: (f"{name} ({settings})" if name in several else name, layer) for m, (name, settings, layer) in found.items()}
 
 
@@ -42,7 +45,7 @@ def region_rows(
     explained: Explained, parcellation: Parcellation, card: Card, wanted: Regions, names: dict[Method, tuple[str, str]]
 ) -> list[Row]:
     """One row per method, target and region, without the case: the one place where a study adds relevance up."""
-    seen = _structures(explained.prediction, card) if wanted.near_mm else None
+    seen = _structures(explained.prediction, card, explained.prediction.scan.grid) if wanted.near_mm else None
     regions = Prepared(parcellation, joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
     rows = []
     for explanation in explained.explanations:
@@ -51,13 +54,47 @@ def region_rows(
     return rows
 
 
-def _structures(prediction: Prediction, card: Card) -> Parcellation | dict[str, Volume] | None:
+def _structures(prediction: Prediction, card: Card, grid: Grid) -> Parcellation | dict[str, Volume] | None:
     """Where the targets lie: in the segmentation, or, of regions that overlap, each as a whole."""
     if not card.regions:
-        return segmentation(prediction, card)[0]
+        found = segmentation(prediction, card)[0]
+        return found.on(grid) if found else None
     output = output_of(prediction, card)
     names = Overlapping(*range(output.shape[1])).names(card.classes)
-    return {name: replace(prediction, output=output[:, c : c + 1]).labels() for c, name in enumerate(names)}
+    alone = {name: replace(prediction, output=output[:, c : c + 1]) for c, name in enumerate(names)}
+    return {name: one.labels().on(grid, nearest=True) for name, one in alone.items()}
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Rows of maps that were never whole, what each cost, and the methods that gave none, with their reasons."""
+
+    rows: list[Row]
+    costs: list[Row]
+    failures: Mapping[str, str]
+
+
+def streamed_rows(
+    prediction: Prediction, targets: Target, parcellation: Parcellation, card: Card, wanted: Regions, methods: Sequence[Method]
+) -> Streamed:
+    """`region_rows` on the model's grid, from slabs; a method that fails does not take the others along."""
+    grid = prediction.image.grid
+    seen = _structures(prediction, card, grid) if wanted.near_mm else None
+    regions = Prepared(parcellation.on(grid), joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
+    names = names_of(methods, methods)
+    rows, costs, failures = [], [], {}
+    for method in methods:
+        about, start = dict(zip(("method", "layer"), names[method], strict=True)), time.perf_counter()
+        try:
+            rows += [row | about for row in by_region_streamed(prediction, method, targets, regions, classes=card.classes)]
+        except BadInput as error:
+            failures[about["method"]] = str(error)
+            continue
+        spent = {"seconds": round(time.perf_counter() - start, 4), "shared_by_methods": 1}
+        costs.append(about | spent | {"peak_memory_mib": peak_memory(prediction.x)})
+    if not rows:
+        raise BadInput("at least one method that gives a map", "; ".join(failures.values()), "See above.")
+    return Streamed(rows, costs, failures)
 
 
 def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Regions) -> tuple[Parcellation, str]:

@@ -84,8 +84,7 @@ class Overlapping:
         return bool(self.weights) and tuple(self.weights[0].shape[1:]) == tuple(grid)
 
     def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Self, tuple[int, ...]]:
-        """S on the part `where` of the grid with weights w_c * factor, and the numbers of the channels with weight there."""
+        """S on the part `where` of the grid with weights w_c * factor, and the numbers of the regions with weight there."""
         index: tuple[Any, ...] = (..., *where)
-        parts = [w[index] for w in self.weights]
-        rows = tuple(t for t, w in enumerate(parts) if w.any())
-        return type(self)(*self.channels, reduce=self.reduce, weights=tuple(w * factor for w in parts)), rows
+        cut = tuple(w[index] * factor for w in self.weights)
+        return type(self)(*self.channels, reduce=self.reduce, weights=cut), tuple(t for t, w in enumerate(cut) if w.any())
