@@ -51,15 +51,14 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         _cases(cases, links, analysis.settings.level),
     ]
     segments = bool((cases["voxels_predicted"].notna()).any()) if len(cases) else False
-    settings = analysis.settings
     return write_cohort_report(
         study.folder / "report.html",
         title=recipe.study.name or study.folder.name,
         subtitle=f"{len(status.done)} of {status.total} cases, {len(recipe.explain.methods)} methods",
         panels=panels,
-        verdicts=_verdicts(tables, settings.alpha),
+        verdicts=_verdicts(tables, analysis.settings.alpha),
         notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
-        methods=methods_paragraph(recipe, analysis.counts, segments=segments, level=settings.level, folds=settings.folds),
+        methods=methods_paragraph(recipe, analysis.counts, segments=segments),
         facts=facts(recipe, study.facts(), analysis.counts),
     )
 
