@@ -46,7 +46,8 @@ def study(folder: Path, n: int = 24, odd: str = "kidney left") -> Study:
     r = np.random.default_rng(0)
     about = [{"scanner": str(r.choice(["A", "B"])), "age": float(r.normal(60, 9))} for _ in range(n)]
     cases = tuple(Case(f"c{i:04d}", image, None, about[i]) for i in range(n))
-    found = Study.begin(folder / "study", read_recipe(folder / "recipe.toml"), Cohort(cases, folder), {}, print)
+    identity = {"model": {"weights_sha256": "0"}, "regions": {"parcellation": "predicted"}}
+    found = Study.begin(folder / "study", read_recipe(folder / "recipe.toml"), Cohort(cases, folder), identity, print)
     rows = several(n).replace({"region": {"kidney left": odd}, "target": {"kidney left": odd}})
     for case in cases:
         own = rows[rows["case"] == case.id]

@@ -13,9 +13,12 @@ from PIL import Image
 from scipy.interpolate import make_interp_spline
 
 from radiolucent import BadInput, Explanation, InputWarning, Region, io, load, predict
+from radiolucent.case import Plan, choose_targets, explain_all, segmentation
 from radiolucent.methods import LRP, AblationCAM, EigenCAM, GradCAM, Gradient, IntegratedGradients, Occlusion, ScoreCAM
 from radiolucent.models.nnunet_preprocessing import Channel, NnUNetPreprocessing, resample
 from radiolucent.protocols import Method
+from radiolucent.study.recipe import Regions
+from radiolucent.study.rows import names_of, region_rows
 from radiolucent.targets import label_map
 from radiolucent.tiling import Tiled, untiled
 from radiolucent.volume import Volume
@@ -590,6 +593,24 @@ def test_regions_are_targets_by_name_and_the_segmentation_is_made_in_nnunet_s_or
     assert "enhancing" in regions
     assert "enhancing, rest" not in regions
     assert "whole, rest" in regions
+
+
+def test_a_study_measures_what_is_near_to_regions_that_overlap(tmp_path: Path) -> None:
+    network, card = load(made(tmp_path, dataset=OVERLAPPING))
+    prediction = predict(network, scan(), card.preprocessing)
+    plan = Plan((Gradient(),), ("whole", "enhancing"))
+    targets = choose_targets(prediction, card, plan)
+    parcellation, _ = segmentation(prediction, card)
+    assert parcellation is not None
+    explained = explain_all(prediction, targets, card, plan, parcellation)
+    rows = region_rows(
+        explained, parcellation, card, Regions(near_mm=(2.0,)), names_of([e.method for e in explained.explanations], plan.methods)
+    )
+    for channel, target in ((0, "whole"), (2, "enhancing")):
+        (inside,) = (r for r in rows if (r["target"], r["region"]) == (target, "inside the target"))
+        yes = prediction.output[:, channel] > 0  # all of it, and not only what later regions leave
+        volume = Volume(yes.numpy().astype(np.int32), prediction.image.affine).on(prediction.scan.grid, nearest=True)
+        assert inside["voxels"] == (volume.data > 0).sum() > 0
 
 
 # Beside nnU-Net itself.
