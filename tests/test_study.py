@@ -1,9 +1,9 @@
 """Studies: run, killed, resumed, shared, refused; the same rows whatever happened on the way."""
 
+import importlib
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from cohorts import write_case, write_world
 
 from radiolucent.errors import BadInput, InputWarning
@@ -62,6 +64,17 @@ def program(*arguments: object, before: str = "", **environment: str) -> subproc
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
+def expected_hd95(folder: Path, name: str) -> float:
+    """Of label 1, by MONAI, with voxels of 2 x 1 x 1 mm."""
+    image, label = (nib.load(folder / part / f"{name}.nii.gz").get_fdata() for part in ("images", "labels"))
+    with torch.no_grad():
+        seen = importlib.import_module("tinynet").Net()(torch.tensor(image, dtype=torch.float32)[None, None]).argmax(1)
+    one, two = (seen == 1).float()[None], torch.tensor(label == 1).float()[None, None]
+    metrics = pytest.importorskip("monai.metrics")
+    found = metrics.compute_hausdorff_distance(one, two, include_background=True, percentile=95, spacing=[2.0, 1.0, 1.0])
+    return pytest.approx(float(found), rel=1e-5)  # type: ignore[return-value]
+
+
 def test_a_study_from_recipe_to_rows(recipe: Path) -> None:
     said: list[str] = []
     result = run(recipe, say=said.append)
@@ -89,7 +102,7 @@ def test_a_study_from_recipe_to_rows(recipe: Path) -> None:
     assert (cases["volume_mm3_predicted"] == 2 * cases["voxels_predicted"]).all()
     first = cases[cases["target"] == "label 1"]
     assert first["dice"].between(0.2, 1).all()
-    assert first["hd95_mm"].between(0, 8).all()
+    assert first["hd95_mm"].tolist() == [expected_hd95(recipe.parent, name) for name in first["case"]]
     missing = cases[cases["target"] == "label 2"]
     assert missing["hd95_mm"].isna().all()
     assert set(missing["reason"]) == {"not in the label"}
@@ -170,6 +183,8 @@ def test_a_poison_case_is_put_aside_and_done_again_when_asked(recipe: Path) -> N
 
 
 def test_shards_make_the_same_study_in_any_order(recipe: Path) -> None:
+    header, *lines = (recipe.parent / "cases.csv").read_text().splitlines()
+    (recipe.parent / "cases.csv").write_text("\n".join([header, *reversed(lines)]))
     for i in (3, 1, 2):
         run(recipe, shard=(i, 3))
     assert Study.open(recipe.parent / "study").status().waiting == ()
@@ -207,8 +222,6 @@ def test_a_class_without_a_voxel_is_no_failure(recipe: Path) -> None:
 
 def test_labels_that_do_not_fit_are_fatal_for_their_case(recipe: Path) -> None:
     shutil.copy(recipe.parent / "labels/case_0.nii.gz", recipe.parent / "labels/case_1.nii.gz")
-    import nibabel as nib
-
     nib.save(nib.Nifti1Image(np.zeros((5, 5, 5), np.uint8), np.eye(4)), recipe.parent / "labels/case_2.nii.gz")
     assert "a label on the grid of the scan" in run(recipe).failed["case_2"]
 
@@ -352,9 +365,10 @@ def test_a_full_disk_keeps_what_is_done_and_stops_early(recipe: Path) -> None:
 
 
 @pytest.fixture
-def cluster(recipe: Path) -> Iterator[str]:
+def cluster(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Dask cluster that is running: its address."""
     distributed = pytest.importorskip("distributed")
+    monkeypatch.setitem(distributed.config["distributed"]["scheduler"], "allowed-failures", 1)  # fewer restarts
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs=50
     ) as found:
@@ -367,8 +381,10 @@ def test_a_running_scheduler_gives_the_same_rows_with_poison_and_a_killer(recipe
     write_case(recipe.parent, "case_1", 1, brightness=5000)  # kills its worker
     (recipe.parent / "images/case_2.nii.gz").write_bytes(b"poison")
     result = run(recipe, scheduler=cluster)
-    assert sorted(result.done) == ["case_0", "case_3"]
-    assert re.match(r"killed its worker \d times", result.failed["case_1"])
+    # a case may be done when its worker dies beside the killer: it is then found to be there
+    assert set(Study.open(recipe.parent / "study").status().done) == {"case_0", "case_3"}
+    assert set(result.failed) == {"case_1", "case_2"}
+    assert "kills its workers" in result.failed["case_1"]
     assert "case_2.nii.gz" in result.failed["case_2"]
     assert set(Study.open(recipe.parent / "study").status().failed) == {"case_1", "case_2"}
     for name in ("case_1", "case_2"):
@@ -419,9 +435,38 @@ def test_a_warning_of_ours_becomes_a_note(recipe: Path) -> None:
     (recipe.parent / "cases.csv").write_text("case,image\nflat,images/flat.nii.gz\n")
     write_case(recipe.parent, "flat", 0, brightness=0)
     said: list[str] = []
-    import nibabel as nib
-
     nib.save(nib.Nifti1Image(np.zeros((12, 12, 12), np.float32), np.eye(4)), recipe.parent / "images/flat.nii.gz")
     run(recipe, say=said.append)
     assert any("constant" in line for line in said)
     assert issubclass(InputWarning, UserWarning)
+
+
+def test_a_model_window_by_window(recipe: Path) -> None:
+    change(recipe, 'model = "tinynet:Net"', 'model = "tinynet:Net"\nwindow = [8, 8, 8]\noverlap = 0.5')
+    change(recipe, 'methods = [{ method = "gradient" }', 'methods = [{ method = "gradient" }] #')
+    assert run(recipe, shard=(1, 4)).failed == {}
+    rows = Study.open(recipe.parent / "study").rows()
+    assert np.allclose(rows[rows["kind"] == "label"].groupby("target")["mass_fraction"].sum(), 1)
+
+
+def test_rows_of_maps_that_are_never_whole_are_those_of_whole_ones(recipe: Path) -> None:
+    change(recipe, 'model = "tinynet:Net"', 'model = "tinynet:Net"\nwindow = [8, 8, 8]\noverlap = 0.5')
+    change(recipe, ', { method = "grad-cam", layer = "blur" }', "")
+    assert run(recipe, shard=(1, 4)).failed == {}
+    (recipe.parent / "study").rename(recipe.parent / "whole")
+    whole = Study.open(recipe.parent / "whole").rows()
+    change(recipe, "near_mm = [2.0]", "near_mm = [2.0]\nstreamed = true")
+    assert run(recipe, shard=(1, 4)).failed == {}
+    streamed = Study.open(recipe.parent / "study")
+    texts = ["case", "method", "layer", "target", "region", "label", "kind", "voxels"]
+    assert streamed.rows()[texts].equals(whole[texts])
+    assert set(whole["kind"]) == {"label", "joined", "near"}
+    numbers = ["mass_fraction", "positive", "negative", "density", "enrichment", "volume_mm3"]
+    assert np.allclose(streamed.rows()[numbers], whole[numbers], rtol=1e-4, equal_nan=True)
+    assert set(streamed.costs()["method"]) == {"gradient", "smooth-grad(gradient)"}
+
+
+def test_streamed_rows_need_a_window_and_keep_no_maps(recipe: Path) -> None:
+    change(recipe, "near_mm = [2.0]", "near_mm = [2.0]\nstreamed = true")
+    with pytest.raises(BadInput, match=r"got \[model\] without a window"):
+        read_recipe(recipe)

@@ -27,6 +27,7 @@ from radiolucent.methods import (
     HiResCAM,
     InputXGradient,
     IntegratedGradients,
+    KernelSHAP,
     LayerCAM,
     Occlusion,
     SaliencyTubes,
@@ -35,7 +36,7 @@ from radiolucent.methods import (
 from radiolucent.methods.perturbation import Copies, score, scoring
 from radiolucent.methods.streaming import stream
 from radiolucent.provenance import weights_hash
-from radiolucent.targets import Select
+from radiolucent.targets import Overlapping, Select
 from radiolucent.tiling import Tiled
 
 BLENDS = ("constant", "gaussian")
@@ -496,6 +497,19 @@ def test_a_region_is_the_sum_of_its_parts(axes: int, kind: str) -> None:
     assert (empty > 0) == (kind != "probability")
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean", "probability"])
+def test_overlapping_regions_are_sums_too(reduce: str) -> None:
+    x = image(2, size=14)
+    net = segmenter(2, x)
+    tiled = Tiled(net, 7, 0.4)
+    with torch.no_grad():
+        target = Overlapping(2, 0, reduce=reduce).fix(tiled(x))
+    assert target.adds_up((14, 18))
+    assert not target.adds_up((18, 14))
+    assert not Overlapping(1).adds_up((14, 18))
+    assert relative(Gradient()(tiled, x, target), Gradient()(tiled, x, Whole(target))) <= 1e-5
+
+
 def test_only_what_is_a_sum_on_this_grid_is_taken_for_one() -> None:
     mask = torch.ones(1, 14, 18, dtype=torch.long)
     fits, grid = Region(1, mask=mask), (14, 18)
@@ -538,6 +552,11 @@ def test_windows_that_were_seen_before_are_not_predicted_again() -> None:
     assert len(calls) - before < 3 + 3 * 2 * 6  # each of 30 covers is in few windows
     assert relative(maps, occlusion(tiled, x, Whole(target))) <= 1e-4
     assert maps[:, :, :, 12:].abs().max() == 0  # what no window with weight sees
+    before = len(calls)
+    shap = KernelSHAP(cubes=(3, 3), samples=100)  # cubes and windows are the same, but for the last row
+    values = shap(tiled, x, target)
+    assert len(calls) - before <= 3 * 2**3
+    assert relative(values, shap(tiled, x, Whole(target))) <= 1e-4
 
 
 def test_remembered_scores_take_whole_numbers_and_half_precision() -> None:

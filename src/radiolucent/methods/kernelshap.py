@@ -15,7 +15,7 @@ from radiolucent.hooks import evaluating
 from radiolucent.methods import segments
 from radiolucent.methods.coalitions import Pairs, pairs, shapley
 from radiolucent.methods.gradient import plain
-from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, score, share
+from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, scoring, share
 from radiolucent.methods.settings import ANY_SEED, among, at_least
 from radiolucent.methods.watching import tell
 from radiolucent.protocols import Target
@@ -73,6 +73,7 @@ class KernelSHAP:
         """The values of the regions, before they are spread over the voxels."""
         x = plain(x)
         reference = baselines.baseline(self.baseline, x)
+        scored = scoring(model, targets)
         with evaluating(model), torch.no_grad():
             names, index = torch.unique(self._labels(model, x, targets, labels), return_inverse=True)
             games = [_Game(self, len(names), i[(item != to).any(0)]) for item, to, i in zip(x, reference, index, strict=True)]
@@ -80,7 +81,7 @@ class KernelSHAP:
             def ask(first: int, which: range) -> Tensor:
                 hidden = torch.stack([torch.stack([g.hidden(first + w) for g in games]) for w in which]).to(x.device)
                 where = torch.stack([torch.stack([h[i] for h, i in zip(row, index, strict=True)]) for row in hidden])
-                return score(model, torch.stack([baselines.hide(x, w[:, None], reference) for w in where]), targets)
+                return scored(torch.stack([baselines.hide(x, w[:, None], reference) for w in where]))
 
             S: list[Tensor] = []
             most, size = 2 + 2 * max(game.last for game in games), share(self.batch, x[:, 0].numel(), VOXELS)

@@ -15,8 +15,9 @@ from radiolucent.targets import Select, as_tensor, label_map, part_of
 
 
 def cubes(x: Tensor, along: tuple[int, ...]) -> Tensor:
-    """A lattice of `along` boxes on the axes of x (b, c, *grid), whose sizes differ by a voxel where they must; of
-    single voxels at most.
+    """A lattice of `along` boxes on the axes of x (b, c, *grid), whose sizes differ by a voxel where they must.
+
+    Of more than there are voxels, only as many are there.
     """
     number = torch.zeros((), dtype=torch.long, device=x.device)
     for n, k in zip(x.shape[2:], along, strict=True):

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from radiolucent.errors import BadInput
@@ -16,40 +17,51 @@ from radiolucent.study.working import Job, Outcome, work
 if TYPE_CHECKING:
     from distributed import Client
 
-_ALLOWED_FAILURES = 2  # of a local worker: a case that kills a third one is left out
+_ALLOWED_FAILURES = 2  # of local workers; another cluster has its own (distributed.scheduler.allowed-failures)
+_KILLED = "kills its workers, also when it is the only case (out of memory?)"
 
 
 def outcomes(job: Job, cases: Sequence[Case], workers: int, scheduler: str) -> Iterator[tuple[Case, Outcome]]:
     """Each case with how it ended, as they end. No more cases are given out than there are workers.
 
-    So a worker that is killed takes one case with it; the case is given to others until the scheduler's allowed
-    failures are used up, and then counts as failed.
+    A case whose worker dies is given to others until the scheduler's allowed failures are used up. It may have had bad
+    company, so in the end such cases run once more, one at a time: what kills its workers again counts as failed.
     """
-    from distributed import as_completed
-
     with ExitStack() as stack:
         client = _client(stack, workers, scheduler)
-        waiting, running = list(reversed(cases)), dict[Any, Case]()
-        ended = as_completed()
-
-        def give_out() -> None:
-            room = max(1, sum(client.nthreads().values()))
-            while waiting and len(running) < room:
-                case = waiting.pop()
-                future = client.submit(work, job, case, pure=False)
-                running[future] = case
-                ended.add(future)
-
-        give_out()
-        try:
-            for future in ended:
-                case = running.pop(future)
-                outcome = _outcome(future, Study(job.folder), case)
-                future.release()
-                give_out()
+        suspects: list[Case] = []
+        for case, outcome in _as_they_end(client, job, cases, alone=False):
+            if outcome.status == "failed" and outcome.reason == _KILLED:
+                suspects.append(case)
+            else:
                 yield case, outcome
-        finally:
-            client.cancel(list(running))
+        for case, outcome in _as_they_end(client, job, suspects, alone=True):
+            yield case, _noted(outcome, Study(job.folder), case) if outcome.reason == _KILLED else outcome
+
+
+def _as_they_end(client: Client, job: Job, cases: Sequence[Case], alone: bool) -> Iterator[tuple[Case, Outcome]]:
+    from distributed import as_completed
+
+    waiting, running, ended = list(reversed(cases)), dict[Any, Case](), as_completed()
+
+    def give_out() -> None:
+        room = 1 if alone else max(1, sum(client.nthreads().values()))
+        while waiting and len(running) < room:
+            case = waiting.pop()
+            future = client.submit(work, job, case, pure=False)
+            running[future] = case
+            ended.add(future)
+
+    give_out()
+    try:
+        for future in ended:
+            case = running.pop(future)
+            outcome = _outcome(future, case)
+            future.release()
+            give_out()
+            yield case, outcome
+    finally:
+        client.cancel(list(running))
 
 
 def _client(stack: ExitStack, workers: int, scheduler: str) -> Client:
@@ -80,7 +92,7 @@ def local_threads(workers: int) -> int | None:
     return max(1, (os.cpu_count() or 1) // workers) if workers else None
 
 
-def _outcome(future: Any, study: Study, case: Case) -> Outcome:
+def _outcome(future: Any, case: Case) -> Outcome:
     from distributed.scheduler import KilledWorker
 
     error = future.exception()
@@ -88,10 +100,15 @@ def _outcome(future: Any, study: Study, case: Case) -> Outcome:
         outcome: Outcome = future.result()
         return outcome
     if isinstance(error, KilledWorker):
-        reason = f"killed its worker {error.allowed_failures + 1} times (out of memory?)"
-        try:
-            study.quarantine(case, reason)
-        except OSError as full:
-            return Outcome(case.id, "failed", f"{reason}; {full}", blameless=True)
-        return Outcome(case.id, "failed", reason)
+        return Outcome(case.id, "failed", _KILLED)
     return Outcome(case.id, "failed", f"{type(error).__name__}: {error}", blameless=True)
+
+
+def _noted(outcome: Outcome, study: Study, case: Case) -> Outcome:
+    """Put aside, and no longer interrupted."""
+    try:
+        study.quarantine(case, outcome.reason)
+        study.mark(case.folder).unlink(missing_ok=True)
+    except OSError as error:
+        return replace(outcome, reason=f"{outcome.reason}; {error}", blameless=True)
+    return outcome

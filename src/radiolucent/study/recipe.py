@@ -98,12 +98,15 @@ class Regions:
         names: table of the labels' names (see io.tables.read_names).
         joined: name -> regions that also count as one.
         near_mm: distances from a target's surface: how much lies inside, within that distance, and beyond?
+        streamed: add relevance up while it is made, on the model's own grid, so that no map is ever whole: for scans
+            whose maps of many classes are too much to hold. Needs [model] window, and keeps no picture of a map.
     """
 
     parcellation: str = "predicted"
     names: Path | None = None
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     near_mm: tuple[float, ...] = ()
+    streamed: bool = False
 
     def __post_init__(self) -> None:
         check_distances(self.near_mm)
@@ -152,6 +155,12 @@ class Recipe:
     regions: Regions
     keep: Keep
     analysis: Analysis
+
+    def __post_init__(self) -> None:
+        kept = [name for name in ("maps", "reports") if getattr(self.keep, name)]
+        if self.regions.streamed and (kept or not self.model.window):
+            got = f"[keep] {', '.join(kept)}" if kept else "[model] without a window"
+            raise BadInput("a window, and no map to keep, where [regions] are streamed", got, "Leave streamed out, or correct it.")
 
     def to_toml(self) -> str:
         """The recipe as TOML; values that say nothing are left out."""

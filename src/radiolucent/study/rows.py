@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from radiolucent.metrics.agreement import Agreement, agreement
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
+from radiolucent.provenance import peak_memory
 from radiolucent.regions import Regions as Prepared
-from radiolucent.regions import by_region
+from radiolucent.regions import by_region, by_region_streamed
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Regions
 from radiolucent.targets import Region
@@ -29,11 +32,11 @@ from radiolucent.volume import Volume
 Row = dict[str, Any]
 
 
-def names_of(explanations: Sequence[Explanation], methods: Sequence[Method]) -> dict[Method, tuple[str, str]]:
+def names_of(ran: Sequence[Method], methods: Sequence[Method]) -> dict[Method, tuple[str, str]]:
     """Name and layer of each method as it ran; where `methods` differ in their settings alone, with these in the name."""
     kinds = {titles(method)[:2] for method in methods}
     several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
-    found = {e.method: titles(e.method) for e in explanations}
+    found = {method: titles(method) for method in ran}
     return {m: (f"{name} ({settings})" if name in several else name, layer) for m, (name, settings, layer) in found.items()}
 
 
@@ -48,6 +51,39 @@ def region_rows(
         method, layer = names[explanation.method]
         rows += [row | {"method": method, "layer": layer} for row in by_region(explanation, regions)]
     return rows
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Rows of maps that were never whole, what each cost, and the methods that gave none, with their reasons."""
+
+    rows: list[Row]
+    costs: list[Row]
+    failures: Mapping[str, str]
+
+
+def streamed_rows(
+    prediction: Prediction, targets: Target, parcellation: Parcellation, card: Card, wanted: Regions, methods: Sequence[Method]
+) -> Streamed:
+    """`region_rows` on the model's grid, from slabs; a method that fails does not take the others along."""
+    grid = prediction.image.grid
+    seen = segmentation(prediction, card)[0] if wanted.near_mm else None
+    near = seen.on(grid) if seen else None
+    regions = Prepared(parcellation.on(grid), joined=wanted.joined, targets=near, near_mm=wanted.near_mm)
+    names = names_of(methods, methods)
+    rows, costs, failures = [], [], {}
+    for method in methods:
+        about, start = dict(zip(("method", "layer"), names[method], strict=True)), time.perf_counter()
+        try:
+            rows += [row | about for row in by_region_streamed(prediction, method, targets, regions, classes=card.classes)]
+        except BadInput as error:
+            failures[about["method"]] = str(error)
+            continue
+        spent = {"seconds": round(time.perf_counter() - start, 4), "shared_by_methods": 1}
+        costs.append(about | spent | {"peak_memory_mib": peak_memory(prediction.x)})
+    if not rows:
+        raise BadInput("at least one method that gives a map", "; ".join(failures.values()), "See above.")
+    return Streamed(rows, costs, failures)
 
 
 def parcellation_of(case: Case, prediction: Prediction, card: Card, regions: Regions) -> tuple[Parcellation, str]:

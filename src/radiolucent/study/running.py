@@ -54,8 +54,8 @@ def run(
         threads: PyTorch's threads in each process; the last bits of a result may depend on it.
         say, begin, step: are told what happens, how many cases are left, and of each one that ends.
 
-    A case that fails is noted in failed/ with its reason. One whose worker was killed several times, too. One that
-    was interrupted with the whole process comes last in the next run, so that it cannot keep the others from their end.
+    A case that fails is noted in failed/ with its reason; so is one that kills its workers even alone. One that was
+    interrupted with the whole process comes last in the next run, so that it cannot keep the others from their end.
     """
     if workers < 0 or (workers and scheduler):
         raise BadInput("a number of workers, or a scheduler", f"{workers} and {scheduler or 'none'}", "Give one of them.")

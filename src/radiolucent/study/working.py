@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -35,11 +35,11 @@ from radiolucent.methods import as_dict, at_layer, named_layers
 from radiolucent.models import Card, load
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Target
-from radiolucent.provenance import weights_hash
+from radiolucent.provenance import scan_hash, weights_hash
 from radiolucent.study.claims import claim
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Recipe
-from radiolucent.study.rows import Row, case_rows, cost_rows, names_of, parcellation_of, region_rows
+from radiolucent.study.rows import Row, case_rows, cost_rows, names_of, parcellation_of, region_rows, streamed_rows
 from radiolucent.study.store import Study
 from radiolucent.study.tables import to_parquet
 from radiolucent.study.thumbnails import thumbnail
@@ -130,6 +130,7 @@ def _identity(recipe: Recipe, plan: Plan, card: Card, weights: str) -> dict[str,
             "names_sha256": hashlib.sha256(regions.names.read_bytes()).hexdigest() if regions.names else None,
             "joined": dict(regions.joined),
             "near_mm": regions.near_mm,
+            "streamed": regions.streamed,
         },
         "keep": {"maps": recipe.keep.maps, "reports": recipe.keep.reports},
     }
@@ -201,16 +202,14 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
     prediction = predict(model.network, read_scan(case.image, model.card, model.plan), model.card.preprocessing)
     targets, notes = _targets(prediction, model.card, model.plan)
     parcellation, called = parcellation_of(case, prediction, model.card, recipe.regions)
-    explained = Explained(prediction, (), {})
-    if targets is not None:
-        explained = explain_all(prediction, targets, model.card, model.plan, parcellation)
-    names = names_of(explained.explanations, model.plan.methods)
-    notes += [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
+    found = _added_up(prediction, targets, parcellation, model, recipe)
+    notes += [f"{method} failed: {reason}" for method, reason in found.explained.failures.items()]
     tables = {
-        "regions": region_rows(explained, parcellation, model.card, recipe.regions, names),
+        "regions": found.regions,
         "cases": case_rows(case, prediction, targets, model.card, recipe.explain.targets),
-        "costs": cost_rows(explained.explanations, names),
+        "costs": found.costs,
     }
+    explained = found.explained
     with io.new_folder(folder) as new:
         for name, rows in tables.items():
             io.put(new / f"{name}.parquet", to_parquet(name, [{"case": case.id} | row for row in rows]))
@@ -221,12 +220,32 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
             _page(new / "report.html", case, explained, model.card, parcellation, called, tables["regions"], notes, recipe)
         summary = explained.summary(maps) | {
             "case": case.id,
-            "input_sha256": explained.explanations[0].provenance["input_sha256"] if explained.explanations else "",
+            "input_sha256": scan_hash(prediction.scan),
             "notes": [*prediction.scan.notes, *notes],
             "seconds": round(time.perf_counter() - start, 2),
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode(errors="replace"))
     return tuple(notes)
+
+
+class _Added(NamedTuple):
+    """A case's explanations (none where maps are never whole), their rows, and what they cost."""
+
+    explained: Explained
+    regions: list[Row]
+    costs: list[Row]
+
+
+def _added_up(prediction: Prediction, targets: Target | None, parcellation: Parcellation, model: Loaded, recipe: Recipe) -> _Added:
+    if targets is None:
+        return _Added(Explained(prediction, (), {}), [], [])
+    if recipe.regions.streamed:
+        found = streamed_rows(prediction, targets, parcellation, model.card, recipe.regions, model.plan.methods)
+        return _Added(Explained(prediction, (), found.failures), found.rows, found.costs)
+    explained = explain_all(prediction, targets, model.card, model.plan, parcellation)
+    names = names_of([e.method for e in explained.explanations], model.plan.methods)
+    rows = region_rows(explained, parcellation, model.card, recipe.regions, names)
+    return _Added(explained, rows, cost_rows(explained.explanations, names))
 
 
 def _page(

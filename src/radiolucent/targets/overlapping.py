@@ -78,3 +78,13 @@ class Overlapping:
                 "The model predicts no such voxel here: leave the region out.",
             )
         return type(self)(*self.channels, reduce=self.reduce, weights=tuple(means(inside) if self.reduce == "mean" else inside))
+
+    def adds_up(self, grid: Sequence[int]) -> bool:
+        """Whether the weights are fixed, on this grid: S is then a sum over voxels, and over windows."""
+        return bool(self.weights) and tuple(self.weights[0].shape[1:]) == tuple(grid)
+
+    def within(self, where: tuple[slice, ...], factor: Tensor) -> tuple[Self, tuple[int, ...]]:
+        """S on the part `where` of the grid with weights w_c * factor, and the numbers of the regions with weight there."""
+        index: tuple[Any, ...] = (..., *where)
+        cut = tuple(w[index] * factor for w in self.weights)
+        return type(self)(*self.channels, reduce=self.reduce, weights=cut), tuple(t for t, w in enumerate(cut) if w.any())
