@@ -156,7 +156,7 @@ def read_table(path: Path, texts: Sequence[str]) -> pd.DataFrame:
     table = table.rename(columns=lambda name: str(name).strip())
     for name in table.columns:
         cells = table[name].dropna()
-        nested = [v for v in cells if isinstance(v, (list, dict, set, tuple)) or hasattr(v, "shape") and v.shape]
+        nested = [v for v in cells if isinstance(v, (list, dict, set, tuple)) or (hasattr(v, "shape") and v.shape)]
         if nested:
             raise BadInput(f"one value in each cell of {path.name}", f"{nested[0]!r} in {name}"[:200], "Leave the column out.")
     return table
