@@ -8,7 +8,9 @@ from typing import Any
 
 from pandas import DataFrame
 
-from radiolucent.analysis import Analysis
+from radiolucent.analysis import Analysis, Settings, patients_of
+from radiolucent.analysis.profiles import Patients, units
+from radiolucent.analysis.quality import QUALITIES
 from radiolucent.report import cohort_figures as draw
 from radiolucent.report.cohort import MOST_THUMBNAILS, Group, Panel, Table, Thumbnail, write_cohort_report
 from radiolucent.statistics import bootstrap_mean
@@ -48,7 +50,7 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         _bias(tables),
         *_sides(tables),
         *_drift(tables),
-        _cases(cases, links, analysis.settings.level),
+        _cases(cases, links, agreement(cases, patients_of(study.manifest()), analysis.settings), analysis.settings.level),
     ]
     segments = bool((cases["voxels_predicted"].notna()).any()) if len(cases) else False
     return write_cohort_report(
@@ -148,16 +150,24 @@ def _drift(tables: Mapping[str, DataFrame]) -> list[Panel]:
     ]
 
 
-def _cases(cases: DataFrame, links: Mapping[str, str], level: float) -> Panel:
-    rows = [
-        {"target": target, "quality": _HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
-        for target, group in cases.groupby("target", sort=False)
-        for name in ("dice", "iou", "hd95_mm")
-        if (mean := bootstrap_mean(group[name].to_numpy(float), level=level)).n
-    ]
-    means = [table(DataFrame(rows), f"Agreement with the label: means with {level:.0%} bootstrap intervals.")] if rows else []
+def agreement(cases: DataFrame, patients: Patients, settings: Settings) -> DataFrame:
+    """Means of Dice, IoU and HD95 for each class, with bootstrap intervals; several cases of one patient count once."""
+    rows = []
+    for target, group in cases.groupby("target", sort=False):
+        own = group.groupby(units(group["case"], patients))[list(QUALITIES)].mean()
+        for name in QUALITIES:
+            mean = bootstrap_mean(own[name].to_numpy(float), level=settings.level, seed=settings.seed)
+            about = {"target": target, "quality": _HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high}
+            rows += [about | {"n": mean.n}] if mean.n else []
+    return DataFrame(rows)
+
+
+def _cases(cases: DataFrame, links: Mapping[str, str], means: DataFrame, level: float) -> Panel:
+    note = f"Agreement with the label: means with {level:.0%} bootstrap intervals."
     return Panel(
-        "Cases", "Score, size and agreement with the label.", tables=[*means, table(cases, "Every case and class.", links)]
+        "Cases",
+        "Score, size and agreement with the label.",
+        tables=[*([table(means, note)] if len(means) else []), table(cases, "Every case and class.", links)],
     )
 
 
