@@ -323,6 +323,19 @@ def test_analysis_counts_and_notes() -> None:
     assert (drift["difference"].dropna().abs() < 0.02).all()
 
 
+def test_drift_counts_the_patients_of_each_study_by_its_own_manifest() -> None:
+    """Both have cases of the same names, which are other people's."""
+    rows, about = several(24), manifest(24)
+    pairs = {f"c{i:04d}": f"q{i // 2}" for i in range(24)}
+    found = analyse(rows, quality_of(rows), about, Settings(trees=2), against=rows, against_patients=pairs)
+    assert set(found.tables["drift"]["n_a"]) == {12}
+    assert set(found.tables["drift"]["n_b"]) == {24}
+    theirs = about.assign(patient=list(pairs.values()))
+    other = analyse(rows, quality_of(rows), theirs, Settings(trees=2), against=rows)
+    assert set(other.tables["drift"]["n_a"]) == {24}
+    assert set(other.tables["drift"]["n_b"]) == {12}
+
+
 @pytest.mark.parametrize("wrong", [{"level": 1.0}, {"alpha": 0}, {"folds": 1}, {"trees": 0}])
 def test_settings_that_mean_nothing(wrong) -> None:
     with pytest.raises(BadInput, match=next(iter(wrong))):

@@ -26,7 +26,7 @@ def drift(
     regions_a: DataFrame,
     regions_b: DataFrame,
     *,
-    patients: Patients = None,
+    patients: tuple[Patients, Patients] = (None, None),
     permutations: int = 999,
     level: float = 0.95,
     alpha: float = 0.05,
@@ -42,13 +42,13 @@ def drift(
     bootstrap interval, Mann-Whitney's U, and Cliff's delta, > 0 where b is higher. q adjusts p over the whole table
     (Benjamini & Hochberg).
 
-    A region that only one cohort has counts as 0 in the other. Fewer than 5 cases in a cohort: no test, and the
-    verdict says so.
+    `patients` are those of a and those of b. A region that only one cohort has counts as 0 in the other. Fewer than 5
+    cases in a cohort: no test, and the verdict says so.
 
     Known failure: a difference in who was scanned looks like one in how the model behaves.
     """
-    a = {tuple(p.key.values()): p for p in profiles(regions_a, patients=patients)}
-    b = {tuple(p.key.values()): p for p in profiles(regions_b, patients=patients)}
+    a = {tuple(p.key.values()): p for p in profiles(regions_a, patients=patients[0])}
+    b = {tuple(p.key.values()): p for p in profiles(regions_b, patients=patients[1])}
     shared = [key for key in a if key in b]
     if not shared:
         do = "Explain both with the same recipe."

@@ -80,11 +80,13 @@ def analyse(
     settings: Settings | None = None,
     *,
     against: DataFrame | None = None,
+    against_patients: Patients = None,
 ) -> Analysis:
     """importance, edges, classes, merges, anomaly, ranking, anomaly_quality, bias, drift, laterality and sides.
 
-    The same rows in another order give the same tables. `against` are the region rows of another study: drift is then
-    this study's difference from it; else, where a reference is set, the difference of all others from the reference.
+    The same rows in another order give the same tables. `against` are the region rows of another study, and
+    `against_patients` its patients: drift is then this study's difference from it; else, where a reference is set, the
+    difference of all others from the reference.
     """
     settings = settings or Settings()
     regions = checked(regions)
@@ -107,6 +109,7 @@ def analyse(
     table["bias"] = bias(values, manifest, settings.covariates, anomalous=settings.anomalous, **tests)
     notes = _notes(regions, manifest, patients, reference, settings) + _nameless(regions, cases)
     before, after = _cohorts(regions, reference, against)
+    tests["patients"] = (patients if against is None else against_patients, patients)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InputWarning)
         table["drift"] = drift(before, after, **tests) if len(before) and len(after) else DataFrame(columns=DRIFT)

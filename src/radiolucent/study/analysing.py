@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radiolucent import io
-from radiolucent.analysis import Analysis, analyse
+from radiolucent.analysis import Analysis, analyse, patients_of
 from radiolucent.errors import BadInput
 from radiolucent.io.tables import write_table
 from radiolucent.study.store import Study
@@ -26,7 +26,8 @@ def analyse_study(study: Study, *, against: Study | None = None) -> Analysis:
     """
     recipe = study.recipe
     others = None if against is None else against.rows()
-    found = analyse(study.rows(), study.cases(), study.manifest(), recipe.analysis, against=others)
+    their = None if against is None else patients_of(against.manifest())
+    found = analyse(study.rows(), study.cases(), study.manifest(), recipe.analysis, against=others, against_patients=their)
     content = {"radiolucent": VERSION, "against": against.recipe.study.name if against else ""} | found.as_dict()
     with io.new_folder(study.folder / FOLDER, replace=True) as new:
         for name, table in found.tables.items():
