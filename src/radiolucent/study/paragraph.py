@@ -13,7 +13,7 @@ from radiolucent.study.recipe import Recipe
 from radiolucent.version import VERSION
 
 _REDUCED = {
-    "sum": "sum of its logits over the voxels that the unperturbed model assigned to it",
+    "sum": "sum of its logits over the voxels that the unperturbed model assigned to it (Agg2Exp)",
     "mean": "mean of its logits over the voxels that the unperturbed model assigned to it",
     "probability": "sum of its logits weighted with the unperturbed model's probabilities",
 }
@@ -22,7 +22,7 @@ _REDUCED = {
 def methods_paragraph(recipe: Recipe, counts: Mapping[str, int], *, segments: bool) -> str:
     """The paragraph; `counts` has the cases that were done and the patients, `segments` says what the model does."""
     targets = ", ".join(recipe.explain.targets) or ("every predicted class" if segments else "the model's outputs")
-    how = f"For a class, the explained score was the {_REDUCED[recipe.explain.reduce]} (Agg2Exp)." if segments else ""
+    how = f"For a class, the explained score was the {_REDUCED[recipe.explain.reduce]}." if segments else ""
     sentences = [
         f"We explained the predictions of the model for {targets} in {_cases(counts)} with Radiolucent {VERSION}.",
         how,
