@@ -113,7 +113,9 @@ class Regions:
         empty = [name for name, members in self.joined.items() if not name or not members]
         if empty:
             raise BadInput(
-                "a name and regions for each of joined", f"none for {empty[0]!r}", 'joined = { both = ["left", "right"] } joins two.'
+                "a name and regions for each of joined",
+                f"none for {empty[0]!r}",
+                'joined = { both = ["left", "right"] } joins two.',
             )
 
 
