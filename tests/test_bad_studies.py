@@ -1,14 +1,11 @@
-"""Rows 17 to 20, 34, 36 to 50 of the list of bad inputs, for studies: what a cohort, a recipe or a folder may be, each by its number."""
+"""The list of bad inputs for studies: what a cohort, a recipe or a folder may be, each by its number."""
 
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -21,15 +18,9 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.study import Study, read_cohort, read_recipe
 from radiolucent.study import run as run_study
 from radiolucent.study.cohort import read_manifest
-from radiolucent.study.recipe import Source, from_tables
+from radiolucent.study.recipe import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no world space.*:radiolucent.errors.InputWarning")
-
-SMALL = {
-    "cohort": {"manifest": "cases.csv"},
-    "model": {"model": "net:Net"},
-    "explain": {"methods": [{"method": "gradient"}]},
-}
 
 
 @pytest.fixture
@@ -139,10 +130,17 @@ def test_49_what_every_case_fails_of_stops_the_run_early(recipe: Path) -> None:
     lines = [f"case_{n},images/case_{n}.nii.gz" for n in range(8)]
     (recipe.parent / "cases.csv").write_text("case,image\n" + "\n".join(lines) + "\n")
     change(recipe, '["1", "2"]', '["99"]')
-    with pytest.raises(BadInput, match=r"the first 5 all failed: expected a target from 0 to 2; got '99'"):
+    with pytest.raises(BadInput, match=r"the first 5 all failed: expected targets from 0 to 2; got '99'"):
         run(recipe)
     assert len(Study.open(recipe.parent / "study").status().failed) == 5
     assert not list((recipe.parent / "study/cases").iterdir())
+
+
+def test_34_a_model_that_gives_nan_for_a_scan_fails_there_and_is_no_success(recipe: Path) -> None:
+    network = recipe.parent / "tinynet.py"
+    change(network, "return self.classes(self.blur(x))", "y = self.classes(self.blur(x)); return y if x.max() < 5 else y / 0 * 0")
+    write_case(recipe.parent, "case_1", 1, brightness=50)
+    assert re.search(r"numbers as the model's output; got 5184 NaN of 5184", only(recipe))
 
 
 @pytest.mark.parametrize(
@@ -259,9 +257,8 @@ def bids(folder: Path, participants: str) -> Source:
 
 
 def test_47_columns_of_bids_do_not_stand_in_for_ours(tmp_path: Path) -> None:
-    source = bids(
-        tmp_path, "participant_id\tcase\timage\tlabel\tpatient\tage\nsub-01\tx\ty\tcancer\tyes\t3\nsub-02\tx\ty\tnone\tyes\t4\n"
-    )
+    rows = ["participant_id case image label patient age", "sub-01 x y cancer yes 3", "sub-02 x y none yes 4"]
+    source = bids(tmp_path, "\n".join(rows).replace(" ", "\t") + "\n")
     cohort = read_cohort(source)
     assert [(c.id, c.covariates["patient"]) for c in cohort.cases] == [("sub-01", "sub-01"), ("sub-02", "sub-02")]
     table = cohort.table().to_pylist()[0]
@@ -270,7 +267,7 @@ def test_47_columns_of_bids_do_not_stand_in_for_ours(tmp_path: Path) -> None:
 
 
 def test_47_bids_that_is_odd(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="one row for each participant.*several for sub-01"):
+    with pytest.raises(BadInput, match=r"one row for each participant.*several for sub-01"):
         read_cohort(bids(tmp_path, "participant_id\tage\nsub-01\t3\nsub-01\t4\n"))
     source = bids(tmp_path, "participant_id\tage\nsub-01\t3\n")
     (tmp_path / "sub-02/anat/sub-_T1w.nii.gz").touch()

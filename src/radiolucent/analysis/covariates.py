@@ -53,7 +53,7 @@ def bias(
 
     Known failure: association is no cause. Two covariates that go together, such as scanner and age, show both.
     """
-    names = list(covariates) or [c for c in manifest.columns if c not in ("case", "image", "label", *PATIENT)]
+    names = list(dict.fromkeys(covariates)) or [c for c in manifest.columns if c not in ("case", "image", "label", *PATIENT)]
     missing = [name for name in names if name not in manifest.columns]
     if missing:
         raise BadInput("covariates of the manifest", ", ".join(missing), f"It has {', '.join(map(str, manifest.columns))}.")

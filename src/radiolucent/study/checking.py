@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
 from radiolucent.io.tables import Name, read_names
@@ -37,7 +39,12 @@ def on_device(network: nn.Module, device: str) -> nn.Module:
         raise BadInput("a device that PyTorch has here, in [model]", got, 'For example "cpu".') from None
 
 
-def check_target(name: str, index: int, width: int) -> None:
-    """A class of the model, once the number of its outputs (a single one is that of two classes) is known."""
-    if index >= max(2, width):
-        raise BadInput(f"a target from 0 to {max(2, width) - 1}", repr(name), "Correct [explain] targets.")
+def check_output(output: Tensor, targets: Sequence[str], card: Card) -> None:
+    """What a model that segments gives has a value at every voxel, and the targets; a single output is that of two classes."""
+    nothing = int(output.isnan().sum())
+    if nothing:  # which would count as background
+        raise BadInput("numbers as the model's output", f"{nothing} NaN of {output.numel()}", "Check the scan and the weights.")
+    last = max(2, output.shape[1]) - 1
+    unknown = [name for name in targets if card.index(name) > last]
+    if unknown:
+        raise BadInput(f"targets from 0 to {last}", ", ".join(map(repr, unknown)), "Correct [explain] targets.")

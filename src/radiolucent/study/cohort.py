@@ -47,9 +47,7 @@ class Cohort:
             raise BadInput(f"cases in {self.root}, each with an id of its own", got, "Correct the list of cases.")
         odd = [case.id for case in self.cases if any(p and _impossible(p) for p in (case.image, case.label))]
         if odd:
-            raise BadInput(
-                "file names that the system can have", f"others for {', '.join(odd[:20])}"[:500], "Correct the list of cases."
-            )
+            raise BadInput("file names that the system can have", f"others for {', '.join(odd[:9])}", "Correct the list of cases.")
         if not any(case.image.exists() for case in self.cases):
             raise BadInput("images of the cases", f"none of {len(ids)} is there, as {self.cases[0].image}", "Check the paths.")
         named = tuple(Case(c.id, c.image, c.label, c.covariates, name) for c, name in zip(self.cases, folders(ids), strict=True))
@@ -159,7 +157,7 @@ def read_table(path: Path, texts: Sequence[str]) -> pd.DataFrame:
     table = table.rename(columns=lambda name: str(name).strip())
     for name in table.columns:
         cells = table[name].dropna()
-        nested = [v for v in cells if isinstance(v, (list, dict, set, tuple)) or getattr(v, "ndim", 0)]
+        nested = [v for v in cells if isinstance(v, (list, dict, set, tuple)) or hasattr(v, "__array__")]
         if nested:
             raise BadInput(f"one value in each cell of {path.name}", f"{nested[0]!r} in {name}"[:200], "Leave the column out.")
     return table

@@ -36,7 +36,7 @@ from radiolucent.models import Card, load
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Target
 from radiolucent.provenance import scan_hash, weights_hash
-from radiolucent.study.checking import check_names, check_target, on_device
+from radiolucent.study.checking import check_names, check_output, on_device
 from radiolucent.study.claims import claim
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Recipe
@@ -277,11 +277,10 @@ def _targets(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | N
     """The targets that this scan has, and a note on those that it has not: a class without a voxel is no failure."""
     if not is_segmentation(prediction, card):
         return choose_targets(prediction, card, plan), []
+    output = output_of(prediction, card)
+    check_output(output, plan.targets, card)
     if plan.targets and plan.reduce == "probability":  # which needs no voxel
         return choose_targets(prediction, card, plan), []
-    output = output_of(prediction, card)
-    for name in plan.targets:
-        check_target(name, card.index(name), output.shape[1])
     if card.regions:
         seen = {c for c in range(output.shape[1]) if bool((output[:, c] > 0).any())}
     else:
