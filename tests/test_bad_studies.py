@@ -1,10 +1,13 @@
 """The list of bad inputs for studies: what a cohort, a recipe or a folder may be, each by its number."""
 
+import html
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,8 +20,10 @@ from cohorts import write_case, write_world
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.study import Study, read_cohort, read_recipe
 from radiolucent.study import run as run_study
+from radiolucent.study.analysing import analyse_study
 from radiolucent.study.cohort import read_manifest
 from radiolucent.study.recipe import Source
+from radiolucent.study.reporting import write_study_report
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no world space.*:radiolucent.errors.InputWarning")
 
@@ -290,3 +295,91 @@ def test_38_ctrl_c_ends_with_a_word_and_loses_nothing(recipe: Path) -> None:
     assert not list((study / "failed").iterdir())
     assert run(recipe).there >= 1
     assert Study.open(study).status().waiting == ()
+
+
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "=cmd()", "../../etc/passwd"]
+
+
+def test_43_and_44_hostile_names_are_text_in_the_report_and_the_tables(recipe: Path) -> None:
+    sites = ["=1+1", "<b>x</b>"] * 2
+    images = [f"images/case_{n}.nii.gz" for n in range(4)]
+    pd.DataFrame({"case": HOSTILE, "image": images, "<i>site</i>": sites}).to_csv(recipe.parent / "cases.csv", index=False)
+    change(recipe, 'name = "balls"', 'name = "</title><script>alert(3)</script>"')
+    change(recipe, "{ ball =", '{ "<svg onload=alert(4)>" =')
+    change(recipe, "thumbnails = false", "thumbnails = true\nreports = true")
+    (recipe.parent / "images/case_0.nii.gz").write_bytes(b"<script>alert(5)</script>")
+    assert list(run(recipe).failed) == HOSTILE[:1]
+    study = Study.open(recipe.parent / "study")
+    page = write_study_report(study, analyse_study(study)).read_text()
+    for text in ("<script>alert", "<img src=x", "<svg onload", "<b>x", "<i>site"):
+        assert text not in page
+    assert "Content-Security-Policy" in page
+    assert "default-src 'none'" in html.unescape(page)
+    for table in (study.folder / "analysis").glob("*.csv"):
+        assert not re.search(r"(?m)(^|,)\"?=", table.read_text())
+    assert not list(recipe.parent.parent.glob("etc"))
+
+
+def test_37_a_full_disk_leaves_no_half_of_an_analysis(recipe: Path) -> None:
+    resource = pytest.importorskip("resource")
+    run(recipe)
+    study = Study.open(recipe.parent / "study")
+    study.compact()
+    write_study_report(study, analyse_study(study))
+    before = {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        for write in (study.compact, lambda: analyse_study(study)):
+            with pytest.raises(OSError, match="File too large"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert {p: p.read_bytes() for p in study.folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_46_none_one_or_two_cases_give_a_report_or_a_word(recipe: Path, n: int) -> None:
+    if n:
+        run(recipe, shard=(1, 4))
+    if n == 2:
+        run(recipe, shard=(2, 4))
+    if n == 0:
+        for image in (recipe.parent / "images").iterdir():
+            image.write_bytes(b"")
+        assert len(run(recipe).failed) == 4
+    study = Study.open(recipe.parent / "study")
+    if not n:
+        with pytest.raises(BadInput, match="got no row"):
+            analyse_study(study)
+        assert not (study.folder / "analysis").exists()
+        return
+    found = analyse_study(study)
+    assert found.counts["cases"] == n
+    assert write_study_report(study, found).exists()
+    assert found.tables["bias"]["verdict"].str.contains("not enough|all cases").all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Dask's own
+def test_40_something_else_at_the_schedulers_address_is_said(recipe: Path) -> None:
+    pytest.importorskip("distributed")
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        while True:
+            try:
+                caller, _ = server.accept()
+                caller.sendall(b"HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nnothing for you here, go away" * 4)
+                caller.close()
+            except OSError:
+                return
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        with pytest.raises(BadInput, match="the address of a running Dask scheduler"):
+            run(recipe, scheduler=f"tcp://127.0.0.1:{server.getsockname()[1]}")
+    finally:
+        server.close()
