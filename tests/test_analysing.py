@@ -35,8 +35,6 @@ covariates = ["scanner", "age"]
 alpha = 0.1
 """
 
-IDENTITY = {"model": {"weights_sha256": "0" * 64}, "regions": {"parcellation": "predicted"}}
-
 
 def study(folder: Path, n: int = 24, odd: str = "kidney left") -> Study:
     """A study that was run: region rows of a simulated cohort, with a covariate that goes with nothing."""
@@ -48,7 +46,8 @@ def study(folder: Path, n: int = 24, odd: str = "kidney left") -> Study:
     r = np.random.default_rng(0)
     about = [{"scanner": str(r.choice(["A", "B"])), "age": float(r.normal(60, 9))} for _ in range(n)]
     cases = tuple(Case(f"c{i:04d}", image, None, about[i]) for i in range(n))
-    found = Study.begin(folder / "study", read_recipe(folder / "recipe.toml"), Cohort(cases, folder), IDENTITY, print)
+    identity = {"model": {"weights_sha256": "0"}, "regions": {"parcellation": "predicted"}}
+    found = Study.begin(folder / "study", read_recipe(folder / "recipe.toml"), Cohort(cases, folder), identity, print)
     rows = several(n).replace({"region": {"kidney left": odd}, "target": {"kidney left": odd}})
     for case in cases:
         own = rows[rows["case"] == case.id]

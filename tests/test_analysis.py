@@ -32,6 +32,18 @@ def test_importance_is_the_mean_over_cases_and_an_absent_region_counts_as_zero()
     assert ((table["low"] < table["mean"]) & (table["mean"] < table["high"])).all()
 
 
+def test_what_is_not_near_to_anything_is_left_out_and_not_counted_as_zero() -> None:
+    rows = cohort(4)
+    near = rows[rows["label"] < 2].assign(kind="near", label=-1, hemisphere="")
+    near["region"] = np.where(near["region"] == "liver", "inside the target", "outside, beyond 5 mm")
+    near["mass_fraction"] = np.where(near["region"] == "inside the target", 0.75, 0.25)
+    near.loc[near["case"] == "c0003", "mass_fraction"] = math.nan  # the target has no voxel there
+    table = analysis.importance(checked(pd.concat([rows, near])))
+    found = table[table["kind"] == "near"].set_index("region")
+    assert found["mean"].to_dict() == {"inside the target": 0.75, "outside, beyond 5 mm": 0.25}
+    assert found["n"].tolist() == [3, 3]
+
+
 def test_importance_weighs_patients_not_cases() -> None:
     masses = np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
     patients = {"c0000": "p", "c0001": "p", "c0002": "q"}

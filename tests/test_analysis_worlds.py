@@ -199,3 +199,22 @@ def test_end_to_end_a_model_that_looks_at_a_marker() -> None:
     assert set(strange["scanner"]) == {"new"}
     assert "corner" in set(strange["strangest"])
     assert found.tables["edges"]["region"].tolist() == ["corner"]
+
+
+def test_patients_splits_and_sessions_are_no_covariates_unless_named() -> None:
+    rows = checked(cohort(30))
+    values = analysis.quantities(analysis.anomaly(rows, trees=5), rows)
+    about = manifest(30).assign(Patient=[f"p{i // 2}" for i in range(30)], split="test", session=["1", "2"] * 15)
+    patients = analysis.patients_of(about)
+    assert patients is not None
+    assert len(set(patients.values())) == 15  # else every case would count as a patient
+    assert set(analysis.bias(values, about, patients=patients)["covariate"]) == {"sex", "age", "site"}
+    assert set(analysis.bias(values, about, ["session"])["covariate"]) == {"session"}
+
+
+def test_two_large_numbers_stay_two_groups() -> None:
+    rows = checked(cohort(20))
+    values = analysis.quantities(analysis.anomaly(rows, trees=5), rows)
+    about = manifest(20).assign(protocol=[20240101, 20240102] * 10)
+    groups = set(analysis.bias(values, about, ["protocol"])["groups"])
+    assert "20240101 (n = 10), 20240102 (n = 10)" in groups

@@ -16,6 +16,7 @@ from torch import nn
 from radiolucent import BadInput, InputWarning, Region, Volume, load, predict
 from radiolucent.methods import Gradient
 from radiolucent.models import Percentile, Preprocessing, Window, ZScore
+from radiolucent.tiling import untiled
 
 NETWORK = {
     "_target_": "UNet",
@@ -112,15 +113,20 @@ def test_a_bundle_gives_network_classes_and_preprocessing(tmp_path, form):
     assert card.network == "monai:UNet"
     assert card.about == {"licence": "nobody"}
     assert card.notes == ()
-    assert card.preprocessing == Preprocessing("RAS", (1.5, 1.5, 2.0), intensity=Window(-57, 164), multiple=16)
-    assert card.window == (96, 96, 48)
+    assert card.preprocessing == Preprocessing("RAS", (1.5, 1.5, 2.0), intensity=Window(-57, 164))
+    assert (card.window, card.overlap, card.blend) == ((96, 96, 48), 0.25, "constant")
 
 
 def test_the_map_lies_on_the_scan_s_own_grid(tmp_path):
-    network, card = load(made(tmp_path))
+    from monai.inferers import SlidingWindowInferer
+
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 8], "overlap": 0.5, "mode": "gaussian"}
+    network, card = load(made(tmp_path, inferer=inferer))
     prediction = predict(network, scan(), card.preprocessing)
     assert prediction.image.grid.orientation == "RAS"
-    assert all(n % 16 == 0 for n in prediction.image.grid.shape)
+    with torch.no_grad():
+        truth = SlidingWindowInferer((16, 16, 8), 2, 0.5, "gaussian")(prediction.x, untiled(network))
+    torch.testing.assert_close(prediction.output, truth, rtol=0, atol=1e-5)
     label = int(torch.mode(prediction.output.argmax(1).flatten())[0])
     (found,) = prediction.explain([Gradient()], Region(label), classes=card.classes)
     assert found.relevance[0].grid == scan().grid
@@ -249,7 +255,7 @@ def test_row_25_torchscript_in_a_bundle(tmp_path):
     with pytest.warns(InputWarning, match="model.ts is a TorchScript archive"):
         network, card = load(folder, trust=True)
     x = torch.rand(1, 1, 16, 16, 16)
-    torch.testing.assert_close(network(x), unet()(x))
+    torch.testing.assert_close(untiled(network)(x), unet()(x))
     assert card.classes == ("background", "spleen")
 
 

@@ -72,3 +72,9 @@ def test_names_are_text(report: Path, browser: Any) -> None:
 )
 def test_cells(value: Any, text: str) -> None:
     assert cell(value) == text
+
+
+def test_only_a_case_leads_to_its_page(tmp_path: Path) -> None:
+    table = Table({"rank": "rank", "case": "case"}, [{"rank": 1, "case": "2"}, {"rank": 2, "case": "1"}], {"1": "one.html"})
+    page = write_cohort_report(tmp_path / "r.html", title="", subtitle="", panels=[Panel("", "", tables=[table])]).read_text()
+    assert page.count('<a href="one.html">1</a>') == 1  # the case, and not the rank

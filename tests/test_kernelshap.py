@@ -28,7 +28,7 @@ from radiolucent.baselines import baseline
 from radiolucent.io.tables import Name
 from radiolucent.methods import KernelSHAP, from_dict, from_settings
 from radiolucent.methods.coalitions import pairs, shapley
-from radiolucent.targets import Select
+from radiolucent.targets import Overlapping, Select
 
 both_axes = pytest.mark.parametrize("axes", [2, 3])
 
@@ -365,6 +365,20 @@ def test_semantic_regions_are_the_models_own(axes: int) -> None:
     part = Select("logits", Region(1, 2)).fix(Returns(net, "dict")(x))
     inside = KernelSHAP("semantic", samples=8).values(Returns(net, "dict"), x, part)
     assert torch.equal(inside.phi, found.phi)
+
+
+def test_semantic_regions_of_channels_that_overlap_are_what_the_model_says_yes_to() -> None:
+    x = image(2, 1, size=12) + 0.1
+    channels = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        channels.weight.fill_(1)
+        channels.bias.copy_(torch.tensor([-0.3, -0.8]))
+        yes = channels(x)[0] > 0
+        both = yes[0].long() + 2 * yes[1].long()
+        targets = Overlapping(0, 1).fix(channels(x))
+        found = KernelSHAP("semantic", samples=64).values(channels, x, targets)
+    assert torch.equal(found.names[found.index[0]], both)
+    assert len(found.names) > 2  # which two classes would not have
 
 
 class Coarse(nn.Module):

@@ -13,10 +13,14 @@ from PIL import Image
 from scipy.interpolate import make_interp_spline
 
 from radiolucent import BadInput, Explanation, InputWarning, Region, io, load, predict
+from radiolucent.case import Plan, choose_targets, explain_all, segmentation
 from radiolucent.methods import LRP, AblationCAM, EigenCAM, GradCAM, Gradient, IntegratedGradients, Occlusion, ScoreCAM
 from radiolucent.models.nnunet_preprocessing import Channel, NnUNetPreprocessing, resample
 from radiolucent.protocols import Method
+from radiolucent.study.recipe import Regions
+from radiolucent.study.rows import names_of, region_rows
 from radiolucent.targets import label_map
+from radiolucent.tiling import Tiled, untiled
 from radiolucent.volume import Volume
 
 pytest.importorskip("dynamic_network_architectures", reason='the networks of nnU-Net: pip install "radiolucent[nnunet]"')
@@ -188,14 +192,15 @@ def test_a_folder_gives_network_classes_and_preprocessing(tmp_path: Path) -> Non
         assert not network.training
         assert (card.task, card.classes, card.channels) == ("segmentation", ("background", "left", "right"), 1)
         assert card.notes == ()
-        assert card.preprocessing == NnUNetPreprocessing((2.0, 1.5, 1.0), (8, 16, 16), (2, 4, 4), (Channel("ZScoreNormalization"),))
+        assert card.preprocessing == NnUNetPreprocessing((2.0, 1.5, 1.0), (8, 16, 16), (1, 1, 1), (Channel("ZScoreNormalization"),))
+        assert (card.window, card.overlap, card.blend) == ((8, 16, 16), 0.5, "nnunet")
         assert json.loads(json.dumps(card.preprocessing.as_dict()))["spacing"] == [2.0, 1.5, 1.0]
     assert card.about["checkpoint"] == "fold_0/checkpoint_final.pth"
 
 
 def test_residual_encoders_are_built_too(tmp_path: Path) -> None:
     network, _ = load(made(tmp_path, plans(architecture=RESIDUAL)))
-    assert type(network).__name__ == "ResidualEncoderUNet"
+    assert type(untiled(network)).__name__ == "ResidualEncoderUNet"
     assert network(torch.rand(1, 1, 4, 8, 8)).shape == (1, 3, 4, 8, 8)
 
 
@@ -220,7 +225,7 @@ def test_plans_before_2_4_give_the_same_network(tmp_path: Path) -> None:
     given["configurations"] = {"base": old, "3d_fullres": {"inherits_from": "base", "batch_size": 3}}
     new, _ = load(made(tmp_path / "new"))
     network, card = load(made(tmp_path / "old", given))
-    assert card.preprocessing.multiple == (2, 4, 4)
+    assert card.window == (8, 16, 16)
     assert str(network) == str(new)
 
 
@@ -264,7 +269,7 @@ def test_networks_of_one_s_own_need_trust(tmp_path: Path, monkeypatch: pytest.Mo
     root = made(tmp_path, plans(architecture=ARCHITECTURE | {"network_class_name": "own_unet.Mine"}))
     with pytest.raises(BadInput, match=r"got own_unet.Mine. It would run code"):
         load(root)
-    assert type(load(root, trust=True)[0]).__name__ == "Mine"
+    assert type(untiled(load(root, trust=True)[0])).__name__ == "Mine"
 
 
 def test_classes_that_moved_are_found_and_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +277,7 @@ def test_classes_that_moved_are_found_and_a_missing_package_is_named(tmp_path: P
 
     moved = "dynamic_network_architectures.architectures.plain_unet.PlainConvUNet"
     root = made(tmp_path, plans(architecture=ARCHITECTURE | {"network_class_name": moved}))
-    assert type(load(root)[0]).__name__ == "PlainConvUNet"
+    assert type(untiled(load(root)[0])).__name__ == "PlainConvUNet"
     for name in [name for name in sys.modules if name.startswith("dynamic_network_architectures")]:
         monkeypatch.delitem(sys.modules, name)
     package = Path(dynamic_network_architectures.__file__).parents[1]
@@ -590,6 +595,24 @@ def test_regions_are_targets_by_name_and_the_segmentation_is_made_in_nnunet_s_or
     assert "whole, rest" in regions
 
 
+def test_a_study_measures_what_is_near_to_regions_that_overlap(tmp_path: Path) -> None:
+    network, card = load(made(tmp_path, dataset=OVERLAPPING))
+    prediction = predict(network, scan(), card.preprocessing)
+    plan = Plan((Gradient(),), ("whole", "enhancing"))
+    targets = choose_targets(prediction, card, plan)
+    parcellation, _ = segmentation(prediction, card)
+    assert parcellation is not None
+    explained = explain_all(prediction, targets, card, plan, parcellation)
+    rows = region_rows(
+        explained, parcellation, card, Regions(near_mm=(2.0,)), names_of([e.method for e in explained.explanations], plan.methods)
+    )
+    for channel, target in ((0, "whole"), (2, "enhancing")):
+        (inside,) = (r for r in rows if (r["target"], r["region"]) == (target, "inside the target"))
+        yes = prediction.output[:, channel] > 0  # all of it, and not only what later regions leave
+        volume = Volume(yes.numpy().astype(np.int32), prediction.image.affine).on(prediction.scan.grid, nearest=True)
+        assert inside["voxels"] == (volume.data > 0).sum() > 0
+
+
 # Beside nnU-Net itself.
 
 VARIANTS = {
@@ -619,14 +642,14 @@ PICTURES = {
 }
 
 
-def reference(root: Path, files: list[Path]) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+def reference(root: Path, files: list[Path], gaussian: bool = False) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
     """What nnU-Net's own code makes of the files: image, logits of its network, logits of its predictor."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     # Its Gaussian weights are too small for half precision at a window's corners: up to 2 % of its logits is rounding there.
     device = torch.device("cpu")
     predictor = nnUNetPredictor(
-        use_gaussian=False, use_mirroring=False, perform_everything_on_device=False, device=device, allow_tqdm=False
+        use_gaussian=gaussian, use_mirroring=False, perform_everything_on_device=False, device=device, allow_tqdm=False
     )
     predictor.initialize_from_trained_model_folder(str(root), (0,), "checkpoint_final.pth")
     maker = predictor.configuration_manager.preprocessor_class(verbose=False)
@@ -675,6 +698,22 @@ def test_preprocessing_and_logits_are_nnunet_s_own(tmp_path: Path, variant: str)
     assert image < 1e-4
     assert networks < 1e-6
     assert predicted < 1e-3  # the predictor rounds to half precision
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scan_larger_than_the_patch_is_predicted_as_by_nnunet(tmp_path: Path) -> None:
+    pytest.importorskip("nnunetv2", reason="nnU-Net itself is not installed: pip install nnunetv2")
+    root, here = made(tmp_path, plans(patch_size=[8, 16, 8])), scan((37, 33, 15))
+    image, logits, _ = reference(root, [io.write(tmp_path / "case_0000.nii.gz", here)], gaussian=True)
+    network, card = load(root)
+    assert all(n > p for n, p in zip(image.shape[1:], (8, 16, 8), strict=True))
+    with torch.no_grad():
+        found = network(torch.from_numpy(image)[None])[0]
+        moved = Tiled(untiled(network), card.window, 0.5, "gaussian")(torch.from_numpy(image)[None])[0]
+    scale = float(logits.abs().max())
+    # Near the image's corners it rounds a lot, see reference: nine voxels in ten are compared.
+    ours, monais = (float((f - logits).abs().flatten().quantile(0.9)) / scale for f in (found, moved))
+    assert ours < 1e-3 < monais
 
 
 @pytest.mark.parametrize("variant", SLICES | PICTURES)

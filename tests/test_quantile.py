@@ -9,6 +9,7 @@ from radiolucent import BadInput, Logits, Region
 from radiolucent.methods import Gradient, GradientQuantile
 from radiolucent.methods.quantile import _Voxels, _weights
 from radiolucent.targets import Select
+from radiolucent.tiling import Tiled
 
 both_axes = pytest.mark.parametrize("axes", [2, 3])
 
@@ -62,6 +63,14 @@ def test_a_logit_is_its_own_quantile_and_a_part_of_a_dict_serves() -> None:
     assert relative(GradientQuantile()(net, x, Logits(2, 1)), Gradient()(net, x, Logits(2, 1))) <= 1e-6
     inside = GradientQuantile()(Returns(net, "dict"), x, Select("logits", Logits(2)))
     assert relative(inside, Gradient()(net, x, Logits(2))) <= 1e-6
+
+
+def test_window_by_window_it_is_the_same() -> None:
+    x = image(2, 1, size=8)
+    tiled = Tiled(segmenter(2, x), 6, 0.5)
+    targets = Region(1, 2).fix(tiled(x))
+    each = torch.stack([single(tiled, x, label, targets.mask[0] == label).quantile(0.9, 0) for label in (1, 2)])
+    assert relative(GradientQuantile(samples=10_000)(tiled, x, targets), each) <= 1e-5
 
 
 def test_a_quantile_above_1_is_refused() -> None:

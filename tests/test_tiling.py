@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import Returns, Segmenter, Transformer, image, relative, segmenter
 
-from radiolucent import METHODS, BadInput, Region, Volume, explain, inject, layers
+from radiolucent import METHODS, BadInput, Region, Volume, explain, inject, layers, load
 from radiolucent.hooks import rewriting
 from radiolucent.methods import (
     LRP,
@@ -173,6 +175,41 @@ def test_half_precision_stays_and_is_added_up_in_single(dtype: torch.dtype) -> N
         assert relative(found, truth) < 0.1  # a ReLU near 0 may turn
 
 
+def test_windows_lie_as_nnunet_s_do() -> None:
+    # From its documentation: as few equal steps as are no longer than the patch times the step size.
+    x = torch.zeros(1, 1, 110, 128)
+    tiled = Tiled(nn.Identity(), (64, 128), 0.5, "nnunet")
+    assert [piece.where[0].start for piece in tiled.pieces(x)] == [0, 23, 46]
+    weights = torch.stack([piece.weights[:, 64] for piece in tiled.pieces(x)])
+    middle = weights[0, 32] / weights[0, 32 + 23] * (weights[1, 32] / weights[1, 32 - 23])
+    assert middle > 1  # each window says most in its own middle, voxel 32
+    assert relative(tiled(torch.rand(1, 2, 110, 128)), tiled(torch.rand(1, 2, 110, 128))) > 0
+    x = torch.rand(1, 2, 110, 128)
+    assert relative(tiled(x), x) <= 1e-5
+
+
+def test_a_card_s_windows_are_used(tmp_path: Path) -> None:
+    from monai.networks.nets import UNet
+    from safetensors.torch import save_file
+
+    settings = {"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
+    net, x = UNet(**settings).eval(), image(2, 1, size=20)
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    card = {"name": "n", "task": "segmentation", "network": "monai:UNet", "weights": "weights.safetensors", "arguments": settings}
+    for more in ({"window": [8, 10], "overlap": 0.5, "blend": "gaussian"}, {"window": [8, 10], "overlap": [0.5, 0.25]}):
+        (tmp_path / "card.json").write_text(json.dumps(card | more))
+        model, _ = load(tmp_path)
+        assert torch.equal(model(x), Tiled(net, **more)(x))
+    from radiolucent.cli.options import in_windows
+
+    assert torch.equal(in_windows(model, load(tmp_path)[1], "whole", None)(x), net(x))
+    assert torch.equal(in_windows(net, load(tmp_path)[1], "12", 0.5)(x), Tiled(net, 12, 0.5)(x))
+    assert torch.equal(in_windows(model, load(tmp_path)[1], None, 0.6)(x), Tiled(net, (8, 10), 0.6)(x))
+    for window, overlap, message in (("many", None, "--window as one number"), ("whole", 0.5, "--overlap with a window")):
+        with pytest.raises(BadInput, match=message):
+            in_windows(net, load(tmp_path)[1], window, overlap)
+
+
 # ---- gradients
 
 
@@ -209,11 +246,7 @@ def test_one_window_over_the_whole_image_changes_nothing(axes: int, name: str) -
     tiled = Tiled(net, tuple(x.shape[2:]))
     before = state(net)
     truth = method(net, x, target)
-    if name in ("eigen-cam", "score-cam", "ablation-cam", "attention-rollout", "gradient-rollout"):
-        with pytest.raises(BadInput, match="sees the whole image at once"):
-            method(tiled, x, target)
-    else:
-        assert relative(method(tiled, x, target), truth) <= 1e-5
+    assert relative(method(tiled, x, target), truth) <= 1e-5
     assert state(net) == before
 
 
@@ -319,6 +352,7 @@ def test_a_plain_pass_and_one_per_window_explain_all_targets() -> None:
     truth = Gradient()(tiled, x, fixed(tiled, x, 0, 1, 2))
     assert relative(torch.stack([torch.from_numpy(r.data) for r in found.relevance]), truth[:, 0]) <= 1e-6
     assert found.provenance["weights_sha256"] == weights_hash(net)
+    assert (found.provenance["model"], found.provenance["windows"]["window"]) == ("Segmenter", 8)
 
 
 class Kept(torch.autograd.Function):
@@ -404,6 +438,17 @@ def test_grad_cam_weighs_channels_by_the_mean_over_all_windows(axes: int, blend:
     for (where, share), A in zip(windows, features, strict=True):
         slow[(..., *where)] += torch.einsum("tbc,bc...->tb...", weights / len(windows), A).relu() * share.float()
     assert relative(GradCAM("first")(tiled, x, target), slow.unsqueeze(2)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["eigen-cam", "score-cam", "ablation-cam", "attention-rollout", "gradient-rollout"])
+def test_methods_that_must_watch_one_pass_refuse_several_windows(name: str) -> None:
+    x = image(2, size=12)
+    net = Transformer(2, 3, segments=True).eval() if "rollout" in name else Segmenter(2)
+    target = Region(2, 1, mask=torch.randint(0, 3, (2, *x.shape[2:])))
+    before = state(net)
+    with pytest.raises(BadInput, match="sees the whole image at once"):
+        small(name)(Tiled(net, 8), x, target)
+    assert state(net) == before
 
 
 def test_coarse_layers_of_images_smaller_than_the_window_lie_where_they_belong() -> None:

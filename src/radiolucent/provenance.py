@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from radiolucent.tiling import Tiled, untiled
 from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
@@ -27,12 +28,12 @@ def describe(model: nn.Module, scan: Volume, preprocessing: Mapping[str, Any]) -
         "python": platform.python_version(),
         "device": str(parameter.device),
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "model": type(model).__name__,
+        "model": type(untiled(model)).__name__,
         "weights_sha256": weights_hash(model),
         "input_sha256": scan_hash(scan),
         "preprocessing": json.loads(json.dumps(preprocessing)),
         "notes": list(scan.notes),
-    }
+    } | ({"windows": dict(model.settings)} if isinstance(model, Tiled) else {})
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -15,6 +15,8 @@ from radiolucent.analysis.profiles import GROUP, PATIENT, Patients, profiles, un
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 
+NO_COVARIATES = {"case", "image", "label", "session", "split", *PATIENT}
+"""Columns that say which case it is and where it comes from, and nothing about the patient."""
 MOST_GROUPS = 20
 """A text with more different values than this is a name or a date rather than a group."""
 COLUMNS = [
@@ -49,11 +51,11 @@ def bias(
     Args:
         values: case, method, layer, target, quantity, region, value; see `quantities`.
         manifest: case, and a column per covariate.
-        covariates: all columns but case, image, label, patient and patient_id if none is named.
+        covariates: all columns but NO_COVARIATES if none is named.
 
     Known failure: association is no cause. Two covariates that go together, such as scanner and age, show both.
     """
-    names = list(covariates) or [c for c in manifest.columns if c not in ("case", "image", "label", *PATIENT)]
+    names = list(covariates) or [c for c in manifest.columns if str(c).casefold() not in NO_COVARIATES]
     missing = [name for name in names if name not in manifest.columns]
     if missing:
         raise BadInput("covariates of the manifest", ", ".join(missing), f"It has {', '.join(map(str, manifest.columns))}.")
@@ -93,7 +95,7 @@ def _per_unit(covariate: Series, patients: Patients) -> Series:
     """One value per patient or case: numbers stay numbers; booleans and two-valued numbers become groups' names."""
     number = pd.api.types.is_numeric_dtype(covariate) and not pd.api.types.is_bool_dtype(covariate)
     if number and covariate.nunique() <= 2:
-        covariate, number = covariate.map(lambda v: f"{v:g}", na_action="ignore"), False
+        covariate, number = covariate.map(lambda v: f"{v:.15g}", na_action="ignore"), False
     unit = units(covariate.index.to_series(), patients)
     if number:
         return covariate.astype(float).groupby(unit).mean()

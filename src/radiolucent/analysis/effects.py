@@ -100,7 +100,7 @@ def numeric(x: Array, y: Array, level: float = 0.95) -> Found:
     if n < FEWEST_NUMBERS:
         reason = f"not enough cases: {n} with both numbers, {FEWEST_NUMBERS} are needed"
         return Found("Spearman", measure="rho", n=n, reason=reason)
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
+    if (x == x[0]).all() or (y == y[0]).all():
         return Found("Spearman", measure="rho", n=n, reason="all values are equal")
     found = stats.spearmanr(x, y)
     rho = float(found.statistic)

@@ -72,10 +72,11 @@ def profiles(
     """Each group's matrix of `value`, by name of method and layer and by number of the target's own region.
 
     A region that is absent from a scan has no row there. Its mass is then 0, as is its volume: no relevance can lie
-    in it. Its density and enrichment are 0 / 0 and so NaN, which means leave out.
+    in it. Its density and enrichment are 0 / 0 and so NaN, which means leave out; so does the NaN of what is near to a
+    target that is not there.
     """
     rows = regions[regions["kind"].isin(list(kinds))]
-    absent = np.nan if value in ("density", "enrichment") else 0.0
+    absent = np.nan if value in ("density", "enrichment") or "near" in kinds else 0.0
     own = regions[regions["kind"] == "label"].groupby("region")["label"].min().to_dict()
     groups = dict(list(rows.groupby(GROUP)))
     for key in sorted(groups, key=lambda k: (k[0], k[1], own.get(k[2], np.inf), k[2])):
@@ -88,11 +89,12 @@ def profiles(
 
 
 def patients_of(manifest: DataFrame) -> Patients:
-    """Case -> patient, from the manifest's column patient or patient_id; None where it has neither.
+    """Case -> patient, from the manifest's column patient or patient_id (in any case); None where it has neither.
 
     A case without an entry is its own patient.
     """
-    column = next((name for name in PATIENT if name in manifest.columns), None)
+    columns = {str(name).casefold(): name for name in manifest.columns}
+    column = next((columns[name] for name in PATIENT if name in columns), None)
     if column is None:
         return None
     known = manifest[manifest[column].notna() & (manifest[column].astype(str) != "")]

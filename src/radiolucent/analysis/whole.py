@@ -28,7 +28,7 @@ class Settings:
     Args:
         reference: which cases are normal, as comparisons of covariates (`scanner == "A" and age < 60`); the others are
             scored by what is fit on these, and compared with them (drift). Empty: all cases, cross-fitted.
-        covariates: columns of the manifest to test for bias; none: all but case, image, label and patient.
+        covariates: columns of the manifest to test for bias; none: all but case, image, label, patient, session and split.
         pairs: names of (left, right) regions; none: found by hemisphere or name.
         level, alpha: of the intervals; of the false discovery rate below which a verdict names a difference.
         folds, trees, anomalous: parts of the cross-fitting; of a forest; share of the cases that are called anomalous.

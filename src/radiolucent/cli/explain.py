@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from radiolucent.cli.options import Json, Model, Part, Trust, Weights, load_model, part_of_card
+from radiolucent.cli.options import Json, Model, Overlap, Part, Trust, Weights, Windows, in_windows, load_model, part_of_card
 from radiolucent.cli.terminal import progress, reason
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def explain(
     seg_percentile: Annotated[
         float, typer.Option(min=0, max=100, help="DICOM: outline the relevance from this percentile of the positive voxels.")
     ] = 99.0,
+    window: Windows = None,
+    overlap: Overlap = None,
     trust_model: Trust = False,
     overwrite: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
     as_json: Json = False,
@@ -61,6 +63,7 @@ def explain(
     from radiolucent.methods import default_method, from_settings
 
     network, card = load_model(model, weights, trust_model)
+    network = in_windows(network, card, window, overlap)
     card = replace(card, task=task or card.task, output=part_of_card(part, card))
     plan = Plan(
         from_settings(method or [default_method(network)], set_, layer or [card.layer]),

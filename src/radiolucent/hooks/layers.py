@@ -74,7 +74,7 @@ class _Memory(NamedTuple):
 @contextmanager
 def recording(model: nn.Module, image: torch.Size) -> Iterator[dict[str, tuple[Layer, _Memory]]]:
     """Name -> (layer, where its output is) in the order of finishing."""
-    check_whole(model)
+    check_whole(model, image)
     seen: dict[str, tuple[Layer, _Memory]] = {}
     count = itertools.count()
     with ExitStack() as stack:
@@ -120,7 +120,7 @@ def look(model: nn.Module, x: Tensor) -> tuple[Any, list[Layer]]:
     A model that draws random numbers, to an effect, is announced. Layers of one that runs in parts are those of the
     first part.
     """
-    if isinstance(model, InParts):
+    if isinstance(model, InParts) and not model.is_whole(x.shape):
         with evaluating(model), torch.no_grad():
             output = model(x.clone())
         return output, look(model._guest, model.first_part(x))[1]

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks.layers import tensors_in
+from radiolucent.hooks.sharing import check_whole
 from radiolucent.hooks.taps import apart, check_run, module_of, split_run
 
 
@@ -165,6 +166,7 @@ def replaying(model: nn.Module, layer: str, x: Tensor) -> Iterator[Replay]:
 
     `name#1` is the second run of a layer that is used more than once.
     """
+    check_whole(model, x.shape)
     replay = Replay(model, layer, x)
     with ExitStack() as stack:
         for name, module in model.named_modules():

@@ -104,14 +104,18 @@ class InParts(Sharing):
     it has as many outputs as there are parts.
     """
 
+    def is_whole(self, shape: Sequence[int]) -> bool:
+        """Whether images (b, channels, *grid) of this shape are one part, which the guest sees as it is."""
+        raise NotImplementedError
+
     def first_part(self, x: Tensor) -> Tensor:
         """What the guest is given first."""
         raise NotImplementedError
 
 
-def check_whole(model: nn.Module) -> None:
-    """Refuse to watch the layers of a model that runs in parts."""
-    if isinstance(model, InParts):
+def check_whole(model: nn.Module, shape: Sequence[int]) -> None:
+    """Refuse to watch the layers of a model that runs in several parts on images of this shape."""
+    if isinstance(model, InParts) and not model.is_whole(shape):
         raise BadInput(
             "a model that sees the whole image at once, or a first-order method (Gradient, a CAM) on its layers",
             f"{type(model).__name__}, whose layers run once for each window",

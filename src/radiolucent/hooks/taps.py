@@ -33,6 +33,8 @@ class Taps:
 
     def input(self, x: Tensor) -> Tensor:
         """Give the model what this returns: a copy of x, at which the graph starts if the input is tapped."""
+        if self._runs.keys() - {INPUT}:
+            check_whole(self._model, x.shape)
         self._x = x.clone() if x.is_inference() else x.detach()
         return self._keep(INPUT, self._x) if INPUT in self._runs else self._x.clone()
 
@@ -137,7 +139,6 @@ def _in_words(error: RuntimeError | MemoryError) -> BadInput | None:
 
 def module_of(model: nn.Module, name: str) -> nn.Module:
     """The module that a layer's name means; an error that says what is close to it, where there is none."""
-    check_whole(model)
     modules = {n: m for n, m in model.named_modules(remove_duplicate=False) if n}
     layer = split_run(name)[0]
     if layer not in modules:

@@ -94,7 +94,8 @@ def shared_pass(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[
     names = list(dict.fromkeys(m.layer for m in methods))
     if INPUT in names:
         check_floating(x)
-    if isinstance(model, Tiled) and (adds_up(targets, x.shape[2:]) or names != [INPUT]):
+    sums = adds_up(targets, x.shape[2:]) or names != [INPUT]  # else the whole is explained, in the backward pass of windows
+    if isinstance(model, Tiled) and not model.is_whole(x.shape) and sums:
         maps, vanished = in_windows(model, x, targets, methods)
     else:
         maps, vanished = _at_once(model, x, targets, methods)

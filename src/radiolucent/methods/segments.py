@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from radiolucent.errors import BadInput
 from radiolucent.protocols import Target
-from radiolucent.targets import Select, as_tensor, label_map, part_of
+from radiolucent.targets import Overlapping, Select, as_tensor, label_map, part_of
 
 
 def cubes(x: Tensor, along: tuple[int, ...]) -> Tensor:
@@ -26,7 +26,10 @@ def cubes(x: Tensor, along: tuple[int, ...]) -> Tensor:
 
 
 def predicted(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Tensor:
-    """What the model makes of the unperturbed x, in the part of its output that the targets look at."""
+    """What the model makes of the unperturbed x, in the part of its output that the targets look at.
+
+    Where its channels overlap, each combination of them is a region: sum_c 2^c [f_c > 0].
+    """
     output = model(x.clone())
     while isinstance(targets, Select):
         output, targets = part_of(output, targets.key), targets.target
@@ -37,7 +40,10 @@ def predicted(model: Callable[[Tensor], Any], x: Tensor, targets: Target) -> Ten
             f"an output of shape {tuple(output.shape)}",
             'Choose "cubes", "supervoxels" or "parcellation".',
         )
-    labels = label_map(output)
+    if isinstance(targets, Overlapping):
+        labels = torch.stack([(f > 0).long() << c for c, f in enumerate(output.unbind(1))]).sum(0)
+    else:
+        labels = label_map(output)
     if labels.shape[1:] != x.shape[2:]:  # some models answer on a coarser grid
         labels = interpolate(labels[:, None].double(), tuple(x.shape[2:]), mode="nearest-exact")[:, 0].long()
     return labels

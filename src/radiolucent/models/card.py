@@ -36,7 +36,7 @@ class Card:
         layer: the layer for layer-wise methods where the user names none ("auto": the last with a grid).
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
-        window: the grid that the network was trained on, where it is known and a scan may have another.
+        window: predict in windows of this size, with `overlap` and `blend` (see Tiled); None: the whole scan at once.
         about: anything else worth knowing: data, licence, split, figures, limits.
         notes: remarks that loading gave rise to; they travel into the provenance and the report.
     """
@@ -53,6 +53,8 @@ class Card:
     output: str | int | None = None
     preprocessing: Prepares = field(default_factory=Preprocessing)
     window: tuple[int, ...] | None = None
+    overlap: float | tuple[float, ...] = 0.25
+    blend: str = "constant"
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -118,6 +120,7 @@ def read_card(path: str | Path) -> Card:
     values["preprocessing"] = Preprocessing.from_dict(values.get("preprocessing", {}))
     values["classes"] = tuple(values.get("classes", ()))
     values["regions"] = tuple(values.get("regions", ()))
+    values |= {key: tuple(values[key]) for key in ("window", "overlap") if isinstance(values.get(key), list)}
     if any(type(label) is not int or label < 1 for label in values["regions"]):
         raise BadInput("labels above 0 as regions", f"{list(values['regions'])}", f"Correct {path}.")
     return Card(**values)
@@ -135,5 +138,8 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "layer": (str,),
     "output": (str, int),
     "preprocessing": (dict,),
+    "window": (list,),
+    "overlap": (float, int, list),
+    "blend": (str,),
     "about": (dict,),
 }

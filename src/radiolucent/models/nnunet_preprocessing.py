@@ -88,7 +88,7 @@ class NnUNetPreprocessing:
         spacing: voxel size of the configuration in mm, along the network's axes. Two numbers are a 2D
             configuration: a volume keeps its slices as they are, along the first axis; an image has none.
         size: the patch: the smallest grid that the network is given.
-        multiple: each axis is padded to a multiple of the network's total stride.
+        multiple: each axis is padded to a multiple of this (of a 2D network's total stride, as it sees slices whole).
         channels: one normalisation per input channel.
         transpose: the network's axes as a choice among (z, y, x) of the file.
         orientation: "RAS" where the images were reoriented at reading, else None: as stored.
@@ -96,9 +96,8 @@ class NnUNetPreprocessing:
         order, order_z, separate_z: splines of the resampling, in slices and across them; separate_z None:
             slice by slice where the largest spacing is more than 3 times the smallest.
 
-    The whole scan is one window: nnU-Net's own prediction moves a window of `size` over a larger scan and
-    averages mirrored copies. Both give the same logits where the scan is no larger than the patch and
-    mirroring is off.
+    nnU-Net then moves a window of `size` over a larger scan, which is Tiled's part, and averages mirrored copies,
+    which is left out here. A 2D configuration sees each slice whole.
     """
 
     spacing: tuple[float, ...]

@@ -29,7 +29,7 @@ MOST_THUMBNAILS = 200
 
 @dataclass(frozen=True)
 class Table:
-    """Rows to search and sort: `columns` maps a row's key to its heading; `links` maps a cell's text to a page."""
+    """Rows to search and sort: `columns` maps a row's key to its heading; `links` maps what is in "case" to a page."""
 
     columns: Mapping[str, str]
     rows: Sequence[Mapping[str, Any]]
@@ -134,11 +134,12 @@ def _shown(thumbnail: Thumbnail) -> dict[str, str]:
 def _cells(table: Table) -> dict[str, Any]:
     keys = list(table.columns)
     numeric = {k: all(isinstance(r.get(k), (int, float)) for r in table.rows if r.get(k) is not None) for k in keys}
-    links = table.links or {}
+    links = {("case", case): page for case, page in (table.links or {}).items()}
     return {
         "head": [(heading, numeric[key]) for key, heading in table.columns.items()],
         "rows": [
-            [(cell(row.get(k)), _order(row.get(k)), numeric[k], links.get(str(row.get(k)), "")) for k in keys] for row in table.rows
+            [(cell(row.get(k)), _order(row.get(k)), numeric[k], links.get((k, str(row.get(k))), "")) for k in keys]
+            for row in table.rows
         ],
         "note": table.note,
     }

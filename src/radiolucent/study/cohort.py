@@ -45,7 +45,7 @@ class Cohort:
         if not ids or twice or not all(ids):
             got = f"twice: {', '.join(map(repr, twice[:20]))}" if twice else "an empty id" if ids else "none"
             raise BadInput(f"cases in {self.root}, each with an id of its own", got, "Correct the list of cases.")
-        if not any(case.image.exists() for case in self.cases):
+        if not any(_exists(case.image) for case in self.cases):
             raise BadInput("images of the cases", f"none of {len(ids)} is there, as {self.cases[0].image}", "Check the paths.")
         named = tuple(Case(c.id, c.image, c.label, c.covariates, name) for c, name in zip(self.cases, folders(ids), strict=True))
         object.__setattr__(self, "cases", named)
@@ -64,6 +64,8 @@ class Cohort:
             cells = [row.get(name) for row in rows]
             if any(isinstance(cell, str) for cell in cells):
                 cells = [None if cell is None else str(cell).encode(errors="replace").decode() for cell in cells]
+            if any(isinstance(cell, int) and abs(cell) >= 1 << 63 for cell in cells):
+                cells = [None if cell is None else float(cell) for cell in cells]
             columns[name] = pa.array(cells)
         return pa.table(columns)
 
@@ -75,6 +77,13 @@ class Cohort:
         if split not in have:
             raise BadInput(f"cases whose split is {split!r}", ", ".join(have) or "no column named split", "Correct [cohort].")
         return Cohort(tuple(c for c in self.cases if str(c.covariates.get("split")) == split), self.root)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no system can have: its case will fail
+        return False
 
 
 def folders(ids: Sequence[str]) -> list[str]:
@@ -124,12 +133,17 @@ def read_table(path: Path, texts: Sequence[str]) -> pd.DataFrame:
         else:
             with path.open(encoding="utf-8-sig") as file:
                 header = file.readline()
-            mark = "\t" if path.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+            mark = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
             columns = [name.strip().strip('"') for name in header.rstrip("\r\n").split(mark)]
             if len(set(columns)) < len(columns):
                 raise BadInput(f"each column once in {path.name}", header.strip(), "Rename one of them.")
             how: dict[str, Any] = {"sep": mark, "encoding": "utf-8-sig", "skipinitialspace": mark != "\t"}
             table = pd.read_csv(path, **how)
+            if mark == ";":  # where commas are decimal points: 3,5
+                for name in table.columns:
+                    cells = table[name].dropna()
+                    if len(cells) and all(isinstance(v, str) and re.fullmatch(r"\s*[+-]?\d+(,\d+)?\s*", v) for v in cells):
+                        table[name] = table[name].str.replace(",", ".").astype(float)
             as_written = pd.read_csv(path, **how, dtype=str, keep_default_na=False)
             for name in set(texts) & set(table.columns):
                 table[name] = as_written[name].str.strip().to_numpy(object)
@@ -139,7 +153,13 @@ def read_table(path: Path, texts: Sequence[str]) -> pd.DataFrame:
         raise BadInput(f"a table (CSV, TSV or Parquet) at {path}", f"{type(error).__name__}: {error}", "Check the file.") from None
     if len(table) and not isinstance(table.index, pd.RangeIndex):
         raise BadInput(f"as many cells as columns in each row of {path.name}", "more", "Quote cells that hold the separator.")
-    return table.rename(columns=lambda name: str(name).strip())
+    table = table.rename(columns=lambda name: str(name).strip())
+    for name in table.columns:
+        cells = table[name].dropna()
+        nested = [v for v in cells if isinstance(v, (list, dict, set, tuple)) or (hasattr(v, "shape") and v.shape)]
+        if nested:
+            raise BadInput(f"one value in each cell of {path.name}", f"{nested[0]!r} in {name}"[:200], "Leave the column out.")
+    return table
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -150,8 +170,12 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def warn_of_patients(cohort: Cohort) -> None:
-    """One patient in two splits: the model may have been trained on what it is tested on."""
+def warn_of_doubles(cohort: Cohort) -> None:
+    """One image as two cases counts twice. One patient in two splits: the model may have been trained on what it is tested on."""
+    twice = [str(path) for path, n in Counter(case.image for case in cohort.cases).items() if n > 1]
+    if twice:
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        warnings.warn(f"the same image is that of several cases: {', '.join(twice[:5])}{more}", InputWarning, stacklevel=3)
     splits: dict[str, set[str]] = {}
     for case in cohort.cases:
         known = {name.casefold(): value for name, value in case.covariates.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from radiolucent.errors import BadInput
-from radiolucent.study.cohort import Case, Cohort, read_manifest, read_table, records, warn_of_patients
+from radiolucent.study.cohort import Case, Cohort, read_manifest, read_table, records, warn_of_doubles
 from radiolucent.study.recipe import Source
 
 _OWN_SPACES = ("", "orig", "T1w", "individual")
@@ -24,7 +24,7 @@ def read_cohort(source: Source) -> Cohort:
         if not folder.is_dir():
             raise BadInput(f"a folder at {folder}", "nothing there", "Correct [cohort].")
         cohort = read_bids(folder) if source.bids else read_nnunet(folder)
-    warn_of_patients(cohort)
+    warn_of_doubles(cohort)
     return cohort.part(source.split)
 
 
@@ -38,6 +38,8 @@ def read_bids(root: Path) -> Cohort:
     cases = []
     for path in _anatomical(root, "T1w"):
         entities = _entities(path)
+        if "sub" not in entities:
+            raise BadInput("scans named sub-LABEL..._T1w", str(path), "Rename it as BIDS has it.")
         own = {"patient": f"sub-{entities['sub']}"} | ({"session": entities["ses"]} if "ses" in entities else {})
         covariates = own | people.get(own["patient"], {})
         cases.append(Case(path.name.rpartition("_T1w.nii")[0], path, _segmentation(path, entities, segmentations), covariates))
@@ -64,7 +66,17 @@ def _participants(root: Path) -> Mapping[str, dict[str, Any]]:
     rows = records(read_table(path, ("participant_id",)))
     if any("participant_id" not in row for row in rows):
         raise BadInput(f"a column participant_id in {path}", "none", "BIDS requires it.")
-    return {row["participant_id"]: {k: v for k, v in row.items() if k != "participant_id"} for row in rows}
+    people: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        person = row.pop("participant_id")
+        if person in people:
+            raise BadInput(f"one row for each participant in {path}", f"several for {person}", "Remove all but one.")
+        people[person] = {f"participants_{k}" if k in _OURS else k: v for k, v in row.items()}
+    return people
+
+
+_OURS = {"case", "image", "label", "patient", "patient_id", "session"}
+"""Columns that mean something here; in participants.tsv `label` may be a diagnosis, `patient` yes or no."""
 
 
 def _segmentation(scan: Path, entities: Mapping[str, str], found: list[Path]) -> Path | None:

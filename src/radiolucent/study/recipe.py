@@ -12,6 +12,7 @@ from typing import Any, Literal
 from radiolucent.errors import BadInput
 from radiolucent.methods import as_dict, from_dict
 from radiolucent.protocols import Method
+from radiolucent.regions.shells import check_distances
 from radiolucent.targets import Region
 
 
@@ -21,6 +22,10 @@ class About:
 
     name: str = ""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 32:
+            raise BadInput("a seed from 0 to 4294967295 in [study]", f"{self.seed}", "Correct [study].")
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,14 @@ class Regions:
     streamed: bool = False
 
     def __post_init__(self) -> None:
-        if any(mm <= 0 for mm in self.near_mm):
-            raise BadInput("distances above 0 mm as near_mm", f"{list(self.near_mm)}", "Correct [regions].")
+        check_distances(self.near_mm)
+        empty = [name for name, members in self.joined.items() if not name or not members]
+        if empty:
+            raise BadInput(
+                "a name and regions for each of joined",
+                f"none for {empty[0]!r}",
+                'joined = { both = ["left", "right"] }',
+            )
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,10 @@ class Analysis:
     covariates: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise BadInput("alpha between 0 and 1 in [analysis]", f"{self.alpha}", "0.05 is usual.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +177,7 @@ def read_recipe(path: str | Path) -> Recipe:
     path = Path(path)
     try:
         values = tomllib.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"a recipe in TOML at {path}", str(error), "See docs: studies.") from None
     return from_tables(values, path.resolve().parent)
 
@@ -177,6 +192,9 @@ def from_tables(values: Mapping[str, Any], base: Path) -> Recipe:
         if not isinstance(table, dict):
             raise BadInput(f"a table [{name}]", repr(table), "Correct the recipe.")
         _known(table, {f.name: f for f in fields(kind)}, f"keys of [{name}]")
+        for key in {"manifest", "bids", "nnunet", "model", "weights", "parcellation", "names"} & set(table):
+            if table[key] == "" or "\0" in str(table[key]):  # the folder of the recipe, if it went on from here
+                raise BadInput(f"a name or a path for {name}.{key}", repr(table[key]), "Give one, or leave the key out.")
         read = {f.name: _read(f"{name}.{f.name}", str(f.type), table[f.name], base) for f in fields(kind) if f.name in table}
         if name == "model" and "model" in read:
             read["model"] = _model(read["model"], base)

@@ -263,7 +263,7 @@ def _verdicts(tables: Mapping[str, DataFrame], alpha: float) -> list[str]:
         found = tables[name]
         if not len(found):
             continue
-        hits = found[found["q"] < alpha]
+        hits = found[found["q"] < alpha].sort_values("q", kind="stable")
         few = int(found["verdict"].str.startswith("not enough").sum())
         said += [
             f"{where}, {row['target']}: {row['verdict']}" for where, rows in _each(hits[:10]) for row in rows.to_dict("records")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from radiolucent import io
 from radiolucent.case import Explained, class_names, fitting, is_segmentation, output_of, segmentation
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction
+from radiolucent.geometry import Grid
 from radiolucent.io.tables import Name, read_names
 from radiolucent.methods import titles
 from radiolucent.metrics.agreement import Agreement, agreement
@@ -26,7 +27,7 @@ from radiolucent.regions import Regions as Prepared
 from radiolucent.regions import by_region, by_region_streamed
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Regions
-from radiolucent.targets import Region
+from radiolucent.targets import Overlapping, Region
 from radiolucent.volume import Volume
 
 Row = dict[str, Any]
@@ -44,13 +45,24 @@ def region_rows(
     explained: Explained, parcellation: Parcellation, card: Card, wanted: Regions, names: dict[Method, tuple[str, str]]
 ) -> list[Row]:
     """One row per method, target and region, without the case: the one place where a study adds relevance up."""
-    seen = segmentation(explained.prediction, card)[0] if wanted.near_mm else None
+    seen = _structures(explained.prediction, card, explained.prediction.scan.grid) if wanted.near_mm else None
     regions = Prepared(parcellation, joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
     rows = []
     for explanation in explained.explanations:
         method, layer = names[explanation.method]
         rows += [row | {"method": method, "layer": layer} for row in by_region(explanation, regions)]
     return rows
+
+
+def _structures(prediction: Prediction, card: Card, grid: Grid) -> Parcellation | dict[str, Volume] | None:
+    """Where the targets lie: in the segmentation, or, of regions that overlap, each as a whole."""
+    if not card.regions:
+        found = segmentation(prediction, card)[0]
+        return found.on(grid) if found else None
+    output = output_of(prediction, card)
+    names = Overlapping(*range(output.shape[1])).names(card.classes)
+    alone = {name: replace(prediction, output=output[:, c : c + 1]) for c, name in enumerate(names)}
+    return {name: one.labels().on(grid, nearest=True) for name, one in alone.items()}
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,8 @@ def streamed_rows(
 ) -> Streamed:
     """`region_rows` on the model's grid, from slabs; a method that fails does not take the others along."""
     grid = prediction.image.grid
-    seen = segmentation(prediction, card)[0] if wanted.near_mm else None
-    near = seen.on(grid) if seen else None
-    regions = Prepared(parcellation.on(grid), joined=wanted.joined, targets=near, near_mm=wanted.near_mm)
+    seen = _structures(prediction, card, grid) if wanted.near_mm else None
+    regions = Prepared(parcellation.on(grid), joined=wanted.joined, targets=seen, near_mm=wanted.near_mm)
     names = names_of(methods, methods)
     rows, costs, failures = [], [], {}
     for method in methods:

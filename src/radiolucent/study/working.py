@@ -101,9 +101,9 @@ def load_model(recipe: Recipe) -> Loaded:
     identity = _identity(recipe, plan, card, weights_hash(network))
     network = network.to(recipe.model.device)
     if recipe.model.window:
-        from radiolucent.tiling import Tiled
+        from radiolucent.tiling import Tiled, untiled
 
-        network = Tiled(network, recipe.model.window, recipe.model.overlap)
+        network = Tiled(untiled(network), recipe.model.window, recipe.model.overlap)
     return Loaded(network, card, plan, identity)
 
 

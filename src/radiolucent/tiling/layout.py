@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,17 +37,15 @@ class Layout:
 
     def __init__(self, settings: dict[str, Any], x: Tensor) -> None:
         self.grid = tuple(x.shape[2:])
-        self.window = _per_axis("window", settings["window"], self.grid)
-        overlap = _per_axis("overlap", settings["overlap"], self.grid)
+        self.window = per_axis("window", settings["window"], self.grid)
+        overlap = per_axis("overlap", settings["overlap"], self.grid)
         self.size = tuple(map(min, self.window, self.grid))
         before = [(w - s) // 2 for w, s in zip(self.window, self.size, strict=True)]
         after = [w - s - b for w, s, b in zip(self.window, self.size, before, strict=True)]
         self.pads = [pad for pair in reversed(list(zip(before, after, strict=True))) for pad in pair]  # as F.pad wants them
         self.crop: tuple[Any, ...] = (..., *(slice(b, b + s) for b, s in zip(before, self.size, strict=True)))
-        self.starts = []
-        for n, s, o in zip(self.grid, self.size, overlap, strict=True):
-            step = max(1, int(s * (1 - o)))
-            self.starts.append([min(i * step, n - s) for i in range(-(-(n - s) // step) + 1)])  # the last ends with the image
+        starts = _even if settings["blend"] == "nnunet" else _moved_back
+        self.starts = [starts(n, s, o) for n, s, o in zip(self.grid, self.size, overlap, strict=True)]
         self.importance = _importance(settings["blend"], self.window, x)[self.crop]
 
     def pieces(self) -> Iterator[Piece]:
@@ -72,15 +71,28 @@ class Layout:
         return total
 
 
+def _moved_back(n: int, size: int, overlap: float) -> list[int]:
+    """Where windows start along an axis of n voxels: one step after the other, the last moved back to end with the image."""
+    step = max(1, int(size * (1 - overlap)))
+    return [min(i * step, n - size) for i in range(-(-(n - size) // step) + 1)]
+
+
+def _even(n: int, size: int, overlap: float) -> list[int]:
+    """The same in equal steps, as nnU-Net has them."""
+    steps = math.ceil((n - size) / (size * (1 - overlap)))
+    return [round(i * (n - size) / max(1, steps)) for i in range(steps + 1)]
+
+
 def _importance(blend: str, window: Sequence[int], x: Tensor) -> Tensor:
     """g (*window), in single precision at least."""
     dtype = torch.promote_types(x.dtype, torch.float32) if x.is_floating_point() else torch.float32
     g = torch.ones((), dtype=dtype, device=x.device)
     for w in window:
-        place = torch.arange(w, dtype=dtype, device=x.device) - (w - 1) / 2
-        along = torch.exp(-((place / (w / 8)) ** 2) / 2) if blend == "gaussian" else torch.ones_like(place)
+        middle = w // 2 if blend == "nnunet" else (w - 1) / 2
+        place = torch.arange(w, dtype=dtype, device=x.device) - middle
+        along = torch.ones_like(place) if blend == "constant" else torch.exp(-((place / (w / 8)) ** 2) / 2)
         g = g[..., None] * along
-    return g.clamp(min=1e-3)
+    return g.clamp(min=1e-8 if blend == "nnunet" else 1e-3)
 
 
 def all_of(value: Any) -> tuple[Any, ...]:
@@ -88,7 +100,8 @@ def all_of(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
-def _per_axis(name: str, value: Any, grid: Sequence[int]) -> tuple[Any, ...]:
+def per_axis(name: str, value: Any, grid: Sequence[int]) -> tuple[Any, ...]:
+    """A setting that is one number for all axes of a grid, or one for each, as one for each."""
     values = all_of(value) if isinstance(value, Sequence) else (value,) * len(grid)
     if len(values) != len(grid):
         raise BadInput(

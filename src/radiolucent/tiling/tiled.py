@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.hooks import InParts, Moment, Sharing, mixes_items
-from radiolucent.tiling.layout import Layout, Piece, Where, all_of, rolling
+from radiolucent.tiling.layout import Layout, Piece, Where, all_of, per_axis, rolling
 
-BLENDS = ("constant", "gaussian")
+BLENDS = ("constant", "gaussian", "nnunet")
 PADDINGS = ("constant", "reflect", "replicate", "circular")
 
 
@@ -32,7 +32,8 @@ class Tiled(InParts):
         model: gives (b, c, *window) for (b, channels, *window), or a dict, tuple or list of such tensors.
         window: voxels, one number for all axes or one for each.
         overlap: share of a window that lies in the next one, for all axes or for each.
-        blend: "constant" or "gaussian".
+        blend: "constant", "gaussian", or "nnunet": windows in equal steps, a Gaussian around voxel window // 2 without
+            that bound, as nnU-Net has them.
         padding: how an image that is smaller than the window is filled up: constant (with `value`), reflect, replicate
             or circular.
         batch: windows in one forward pass.
@@ -75,6 +76,9 @@ class Tiled(InParts):
         """The same windows on what `wrap` makes of the model."""
         return Tiled(wrap(self._guest), **self.settings)
 
+    def is_whole(self, shape: Sequence[int]) -> bool:
+        return tuple(shape[2:]) == per_axis("window", self.settings["window"], shape[2:])
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
 
@@ -112,6 +116,8 @@ class Tiled(InParts):
             yield where, pytree.tree_unflatten(leaves, forms[-1])
 
     def forward(self, x: Tensor) -> Any:
+        if self.is_whole(x.shape):
+            return self._guest(x)
         weights = [p for p in self.parameters() if p.requires_grad]
         if not torch.is_grad_enabled() or not (x.requires_grad or weights):
             leaves, form = self._blended(x)
@@ -134,6 +140,11 @@ class Tiled(InParts):
                 for piece, found in zip(group, leaf.unflatten(0, (len(group), len(x))), strict=True):
                     piece.of(whole).add_(found * piece.weights)
         return [t.to(torch.promote_types(leaf.dtype, x.dtype)) for t, leaf in zip(total, leaves, strict=True)], form
+
+
+def untiled(model: nn.Module) -> nn.Module:
+    """The model on one window, of one that is tiled."""
+    return model._guest if isinstance(model, Tiled) else model
 
 
 class OnWindow(Sharing):

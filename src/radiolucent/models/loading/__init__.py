@@ -16,6 +16,7 @@ from radiolucent.io import usable
 from radiolucent.models.card import Card, find_card
 from radiolucent.models.loading import archives, bundles, cards, nnunet
 from radiolucent.models.loading.weights import load_weights, read_checkpoint
+from radiolucent.tiling import Tiled
 
 
 def load(model: str | Path, weights: str | Path | None = None, *, trust: bool = False) -> tuple[nn.Module, Card]:
@@ -37,6 +38,7 @@ def load(model: str | Path, weights: str | Path | None = None, *, trust: bool = 
     Raises:
         BadInput: missing or unexpected keys (all are listed), a pickle that carries code, unknown names.
 
+    Where the card names a window, the model is one that predicts in windows (`radiolucent.tiling.Tiled`).
     What loading gave rise to is warned of (InputWarning) and kept in the card's `notes`.
     """
     for path in (str(model).removeprefix("nnunet:").removeprefix("bundle:"), weights):
@@ -44,7 +46,8 @@ def load(model: str | Path, weights: str | Path | None = None, *, trust: bool = 
     network, card = _load(str(model), Path(weights) if weights else None, trust)
     if card.notes:
         warnings.warn("; ".join(card.notes), InputWarning, stacklevel=2)
-    return network.eval(), card
+    network.eval()
+    return (network if card.window is None else Tiled(network, card.window, card.overlap, card.blend)), card
 
 
 def _load(text: str, weights: Path | None, trust: bool) -> tuple[nn.Module, Card]:

@@ -23,7 +23,7 @@ from radiolucent.models.card import Card, Task
 from radiolucent.models.loading import archives
 from radiolucent.models.loading.factories import build
 from radiolucent.models.loading.files import ASK
-from radiolucent.models.loading.transforms import preprocessing_of, window_of
+from radiolucent.models.loading.transforms import preprocessing_of, windows_of
 from radiolucent.models.loading.weights import load_weights
 
 _CONFIGS = tuple(f"configs/inference.{suffix}" for suffix in ("json", "yaml", "yml"))
@@ -77,7 +77,7 @@ def _load(folder: Path, name: str, weights: Path | None, trust: bool) -> tuple[n
         channels=channels,
         classes=_classes(outputs),
         preprocessing=preprocessing_of(config, channels or 1),
-        window=window_of(config),
+        **windows_of(config),
         about={"licence": str(metadata["copyright"])} if "copyright" in metadata else {},
         notes=(*config.notes, *notes, *_overlapping(config)),
     )

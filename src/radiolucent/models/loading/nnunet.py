@@ -71,6 +71,10 @@ def load(path: Path, weights: Path | None, trust: bool) -> tuple[nn.Module, Card
         classes=classes,
         regions=regions,
         preprocessing=preprocessing,
+        # As nnU-Net predicts, but for its mirrored copies; slices of 2D configurations are seen whole.
+        window=preprocessing.size if len(preprocessing.size) == 3 else None,
+        overlap=0.5,
+        blend="nnunet",
         about=about,
         notes=notes,
     )
@@ -151,7 +155,7 @@ def _preprocessing(plans: Mapping[str, Any], configuration: Mapping[str, Any], c
     return NnUNetPreprocessing(
         spacing=tuple(map(float, configuration["spacing"])),
         size=tuple(map(int, configuration["patch_size"])),
-        multiple=tuple(prod(s) for s in zip(*_wide(_architecture(configuration)[1]["strides"], axes), strict=True)),
+        multiple=(1, 1, 1) if axes == 3 else _multiple(configuration),
         channels=tuple(_channel(configuration, plans, c) for c in range(channels)),
         transpose=tuple(plans["transpose_forward"]),
         orientation=_READERS[reader],
@@ -171,8 +175,10 @@ _READERS = {
 }
 
 
-def _wide(strides: Sequence[Any], axes: int) -> list[Sequence[int]]:
-    return [s if isinstance(s, Sequence) else (s,) * axes for s in strides]
+def _multiple(configuration: Mapping[str, Any]) -> tuple[int, ...]:
+    """The total stride of a 2D network, along each axis."""
+    strides = [s if isinstance(s, Sequence) else (s, s) for s in _architecture(configuration)[1]["strides"]]
+    return tuple(prod(s) for s in zip(*strides, strict=True))
 
 
 def _channel(configuration: Mapping[str, Any], plans: Mapping[str, Any], c: int) -> Channel:

@@ -43,8 +43,6 @@ def preprocessing_of(config: Values, channels: int) -> Preprocessing:
     if unclear:
         do = "Write a card with the closest preprocessing (docs: models), or preprocess yourself."
         raise BadInput(f"transforms among {', '.join(sorted(_READ))}, each once and in the usual order", "; ".join(unclear), do)
-    if "multiple" not in fields and "size" not in fields:
-        fields |= _window_multiple(config.value("inferer", {}))
     return Preprocessing(**fields)
 
 
@@ -125,22 +123,17 @@ _READ: dict[str, Any] = {
 }
 
 
-def _window_multiple(inferer: Any) -> dict[str, Any]:
-    """A network that takes windows of `roi_size` takes whole scans whose sizes are multiples of its stride.
-
-    The stride is not written down; the largest power of two in all sides of the window (32 at most) is one.
-    """
+def windows_of(config: Any) -> dict[str, Any]:
+    """A card's `window`, `overlap` and `blend`, where the bundle moves a window over the scan and says its axes."""
+    inferer = config.value("inferer", {})
     sides = _window(inferer)
-    return {"multiple": min(32, *(n & -n for n in sides))} if sides else {}
-
-
-def window_of(config: Any) -> tuple[int, ...] | None:
-    """The window that a bundle moves over a scan, where it says its axes one by one."""
-    sides = _window(config.value("inferer", {}))
-    return tuple(sides) if len(sides) in (2, 3) else None
+    if len(sides) not in (2, 3):
+        return {}
+    overlap = inferer.get("overlap", 0.25)
+    blend = str(inferer.get("mode", "constant")).lower()
+    return {"window": tuple(sides), "overlap": tuple(overlap) if isinstance(overlap, list) else overlap, "blend": blend}
 
 
 def _window(inferer: Any) -> list[int]:
     sides = inferer.get("roi_size") if isinstance(inferer, Mapping) else None
-    sides = [sides] if isinstance(sides, int) else sides
     return sides if isinstance(sides, list) and all(type(n) is int and n > 0 for n in sides) else []
