@@ -122,7 +122,7 @@ def test_resuming_touches_nothing(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("samples = 3", "samples = 4", r'explain.methods: .*"samples": 3.*, now .*"samples": 4'),
+        ("samples = 3", "samples = 4", r"explain.methods\[2\].samples: 3, now 4"),
         ('["1", "2"]', '["1"]', r'explain.targets: \["1", "2"\], now \["1"\]'),
         ("near_mm = [2.0]", "near_mm = [3.0]", r"regions.near_mm: \[2.0\], now \[3.0\]"),
         ("thumbnails = false", "maps = true", "keep.maps: false, now true"),

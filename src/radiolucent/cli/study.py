@@ -118,9 +118,13 @@ def analyse(
         print(f"note: {note}")
     for name in ("bias", "drift", "laterality", "anomaly_quality"):
         rows = found.tables[name]
+        if not len(rows):
+            continue
         shown = rows[rows["q"] < found.settings.alpha].sort_values("q", kind="stable")
         tested = int(rows["p"].notna().sum())
-        print(f"{name}: {len(shown)} findings in {tested} tests at a false discovery rate of {found.settings.alpha:g}")
+        hits = "1 finding" if len(shown) == 1 else f"{len(shown)} findings"
+        left = f"; {len(rows) - tested} more could not be made" if tested < len(rows) else ""
+        print(f"{name}: {hits} in {tested} tests at a false discovery rate of {found.settings.alpha:g}{left}")
         for row in shown.head(5).to_dict("records"):
             where = ", ".join(str(row[key]) for key in ("method", "layer", "target") if row[key])
             print(f"  {where}: {row['verdict']} (q = {row['q']:.2g})")

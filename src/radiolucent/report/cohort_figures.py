@@ -8,6 +8,7 @@ beside a class's own half.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import matplotlib
 import numpy as np
@@ -24,6 +25,8 @@ from radiolucent.report.depth import literal
 _COLOURS = "viridis"
 _LONGEST = 28
 _MOST_PANELS = 4
+_MOST_LEVEL = 6  # columns up to which names stand level, in lines
+_LEVEL_INCHES = 1.1
 _MOST_NUMBERS = 12  # columns up to which a cell has room for its number
 
 
@@ -39,13 +42,18 @@ def heat_map(importance: DataFrame, classes: DataFrame | None = None) -> Figure:
     wide = labels.assign(key=_keys(labels)).pivot_table(index="target", columns="key", values="mean", aggfunc="sum")
     values = wide.reindex(index=targets, columns=[key for key, _ in regions]).to_numpy()
     longest = min(_LONGEST, max(len(name) for _, name in regions))
+    few = len(regions) <= _MOST_LEVEL
     size = 0.36 if len(regions) > _MOST_NUMBERS else 0.52
-    width = size * len(regions) + 0.075 * min(_LONGEST, max(map(len, targets))) + 2.1
-    figure = Figure(figsize=(max(width, 5), size * len(targets) + 0.075 * longest + 1.2), layout="constrained", facecolor="white")
+    width = (_LEVEL_INCHES if few else size) * len(regions) + 0.075 * min(_LONGEST, max(map(len, targets))) + 2.1
+    figure = Figure(
+        figsize=(max(width, 5), size * len(targets) + (0.6 if few else 0.075 * longest) + 1.2),
+        layout="constrained",
+        facecolor="white",
+    )
     axis = figure.subplots()
     colours = matplotlib.colormaps[_COLOURS].with_extremes(bad="#d0d0d0")
     norm = PowerNorm(0.5, 0, max(np.nanmax(values), 0.01))
-    image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm)
+    image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect="auto" if few else "equal")
     for row, target in enumerate(targets):
         for column, (_, name) in enumerate(regions):
             if name == target:
@@ -56,7 +64,10 @@ def heat_map(importance: DataFrame, classes: DataFrame | None = None) -> Figure:
         axis.axhline(place - 0.5, color="white", linewidth=2.5)
     if len(regions) <= _MOST_NUMBERS:
         _numbers(axis, values, norm)
-    axis.set_xticks(range(len(regions)), [_short(name) for _, name in regions], rotation=90, fontsize=8)
+    if few:
+        axis.set_xticks(range(len(regions)), ["\n".join(wrap(_short(name), 12)) for _, name in regions], fontsize=8)
+    else:
+        axis.set_xticks(range(len(regions)), [_short(name) for _, name in regions], rotation=90, fontsize=8)
     axis.set_yticks(range(len(targets)), [_short(target) for target in targets], fontsize=8)
     axis.set_xlabel("region where the relevance lies", fontsize=9)
     axis.set_ylabel("target", fontsize=9)
@@ -197,6 +208,7 @@ def anomaly_ranking(ranking: DataFrame, most: int = 15, least: int = 5) -> Figur
         axis.text(0.01, most, f"... {len(ranking) - most - least} more ...", va="center", fontsize=7.5, color="#606060")
     axis.set_ylim(place[-1] + 0.6, -0.6)
     axis.set_xlim(0, 1.45)
+    axis.spines["bottom"].set_bounds(0, 1)
     axis.set_xticks(np.linspace(0, 1, 6), [f"{tick:.1f}" for tick in np.linspace(0, 1, 6)], fontsize=8)
     text = "mean rank of the anomaly scores over the targets (1: the strangest case for all)"
     axis.set_xlabel(text + "\nbeside: the target and the region that stand out", fontsize=8)

@@ -18,6 +18,8 @@ _REDUCED = {
     "probability": "sum of its logits weighted with the unperturbed model's probabilities",
 }
 
+_COUNTS = {"cases": "cases analysed", "patients": "patients", "manifest": "cases in the cohort", "reference": "reference cases"}
+
 
 def methods_paragraph(recipe: Recipe, counts: Mapping[str, int], *, segments: bool) -> str:
     """The paragraph; `counts` has the cases that were done and the patients, `segments` says what the model does."""
@@ -95,5 +97,5 @@ def facts(recipe: Recipe, study: Mapping[str, Any], counts: Mapping[str, int]) -
         "methods": "; ".join(map(repr, recipe.explain.methods)),
         "parcellation": identity["regions"]["parcellation"],
         "seed": recipe.study.seed,
-        **counts,
+        **{name: counts[key] for key, name in _COUNTS.items() if counts.get(key)},
     }

@@ -113,11 +113,7 @@ class Regions:
         check_distances(self.near_mm)
         empty = [name for name, members in self.joined.items() if not name or not members]
         if empty:
-            raise BadInput(
-                "a name and regions for each of joined",
-                f"none for {empty[0]!r}",
-                'joined = { both = ["left", "right"] }',
-            )
+            raise BadInput("a name and regions for each of joined", f"none for {empty[0]!r}", "Correct [regions].")
 
 
 @dataclass(frozen=True)

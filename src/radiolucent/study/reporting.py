@@ -21,12 +21,18 @@ _SIDE_BY_SIDE = 3  # of the most and of the least anomalous cases
 _MOST_TARGETS = 6  # whose distributions are drawn; all are in the tables
 
 _ABOUT = {"method", "layer", "target", "quantity", "region", "covariate", "pair", "score", "quality"}
+_FIRST = ("verdict", "measure", "effect", "difference", "rho", "low", "high", "p", "q", "n")  # of tests, behind what they are about
 _HEADINGS = {
     "mass_fraction": "share",
     "low": "from",
     "high": "to",
     "q": "q (FDR)",
     "n": "n",
+    "n_fit": "n fitted on",
+    "n_targets": "targets",
+    "strangest_z": "by how many SD",
+    "volume_mm3_predicted": "predicted mm³",
+    "voxels_predicted": "predicted voxels",
     "n_present": "n with region",
     "hd95_mm": "HD95 (mm)",
     "dice": "Dice",
@@ -56,9 +62,9 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
     return write_cohort_report(
         study.folder / "report.html",
         title=recipe.study.name or study.folder.name,
-        subtitle=f"{len(status.done)} of {status.total} cases, {len(recipe.explain.methods)} methods",
+        subtitle=f"{len(status.done)} of {status.total} cases; methods: {len(recipe.explain.methods)}",
         panels=panels,
-        verdicts=_verdicts(tables, analysis.settings.alpha),
+        verdicts=[*_looks(tables), *_verdicts(tables, analysis.settings.alpha)],
         notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
         methods=methods_paragraph(recipe, analysis.counts, segments=segments),
         facts=facts(recipe, study.facts(), analysis.counts),
@@ -87,7 +93,10 @@ def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
         "enrichment is that share over the region's share of the volume (1 = as expected by chance).",
         groups,
         [
-            table(tables["importance"], "Every region for every target."),
+            table(
+                tables["importance"],
+                "Every region for every target: the mean share with its interval, then the enrichment with its own.",
+            ),
             *([table(classes, "Classes that the model looks at alike: clusters of their profiles.")] if several else []),
         ],
     )
@@ -110,13 +119,30 @@ def _anomaly(study: Study, tables: Mapping[str, DataFrame], cases: DataFrame, li
     return Panel(
         "Cases that stand out",
         "A case is anomalous where the model looks at other regions than in the other cases: a reason to look at it, not a "
-        "finding. No case is scored by a forest that has seen it.",
+        "finding. No case is scored by a forest that has seen it." + _unscored(tables["anomaly"]),
         groups,
         [
-            table(tables["ranking"], "All cases, from most to least anomalous.", links),
-            table(tables["anomaly"], "Both scores for every target.", links),
+            table(
+                tables["ranking"],
+                "All cases, from most to least anomalous (score: mean rank over the targets, 1 = the strangest for all).",
+                links,
+            ),
+            table(
+                tables["anomaly"],
+                "Both scores for every target (higher: stranger), and the region that is farthest from the other cases'. "
+                "mcd: the covariance was fitted robustly; fold: the cases that were scored together.",
+                links,
+            ),
             *([table(quality, "Spearman's rho of anomaly with the agreement with the label.")] if len(quality) else []),
         ],
+    )
+
+
+def _unscored(anomaly: DataFrame) -> str:
+    cases = anomaly.groupby("case")["forest"].count()
+    missing = int((cases == 0).sum())
+    return (
+        f" {missing} of {len(cases)} cases have no score: too few others to compare them with (see the reasons)." if missing else ""
     )
 
 
@@ -124,10 +150,12 @@ def _bias(tables: Mapping[str, DataFrame]) -> Panel:
     bias = tables["bias"]
     made = int(bias["p"].notna().sum()) if len(bias) else 0
     text = f"{made} tests were made; q is the false discovery rate over all of them." if made else "No covariate could be tested."
+    if len(bias) > made:
+        text += f" {len(bias) - made} more could not be made; their verdicts say why."
     return Panel(
         "Bias",
         text,
-        tables=[table(bias.sort_values("q", kind="stable"), "Every quantity against every covariate.")] if len(bias) else [],
+        tables=[table(bias.sort_values(["q", "p"], kind="stable"), _EFFECTS)] if len(bias) else [],
     )
 
 
@@ -175,7 +203,12 @@ def table(frame: DataFrame, note: str, links: Mapping[str, str] | None = None) -
     """A frame as rows to search and sort, first what they say; columns that say nothing in any row are left out."""
     if "verdict" in frame.columns:
         about = [c for c in frame.columns if c in _ABOUT]
-        frame = frame[[*about, "verdict", *(c for c in frame.columns if c not in {*about, "verdict"})]]
+        first = [c for c in _FIRST if c in frame.columns]
+        frame = frame[[*about, *first, *(c for c in frame.columns if c not in {*about, *first})]]
+    if "kind" in frame.columns:  # the regions' names and roles say it here
+        frame = frame.drop(columns=["kind", "label"])
+    if "quality" in frame.columns:
+        frame = frame.assign(quality=frame["quality"].replace(_HEADINGS))
     kept = [c for c in frame.columns if frame[c].notna().any() and not (frame[c].astype(str) == "").all()]
     return Table({c: _HEADINGS.get(c, c.replace("_", " ")) for c in kept}, frame[kept].to_dict("records"), links, note)
 
@@ -206,12 +239,29 @@ def _links(study: Study, done: Sequence[str]) -> dict[str, str]:
     return {case: page.as_posix() for case, page in pages.items() if (study.folder / page).exists()}
 
 
+_EFFECTS = (
+    "Every quantity against every covariate, with an effect and its interval. rho and Cliff's delta go from -1 to 1, and 0 is "
+    "no difference; delta is above 0 where the first group named has the larger values."
+)
 _QUESTIONS = {
-    "anomaly_quality": "relation of anomaly with the agreement with the label",
-    "bias": "differences by covariates",
-    "laterality": "differences of left and right",
-    "drift": "difference from the reference",
+    "anomaly_quality": "Relation of anomaly with the agreement with the label",
+    "bias": "Differences by covariates",
+    "laterality": "Differences of left and right",
+    "drift": "Difference from the reference",
 }
+
+
+def _looks(tables: Mapping[str, DataFrame]) -> list[str]:
+    """A sentence per method: how much lies in the targets themselves, in what is no structure, and in which others."""
+    said = []
+    for where, rows in _each(tables["importance"]):
+        by_role = rows[rows["kind"] == "label"].groupby(["target", "role"])["mean"].sum().groupby("role").mean()
+        names = {"itself": "the target itself", "context": "other regions", "background": "the background"}
+        parts = [f"{by_role[role]:.0%} in {name}" for role, name in names.items() if role in by_role]
+        strongest = [f"{e.region} for {e.target} ({e.mean:.0%})" for e in _of(tables["edges"], rows).head(2).itertuples()]
+        context = f"; the strongest context: {', '.join(strongest)}" if strongest else ""
+        said.append(f"{where}: of a target's relevance lie on average {', '.join(parts)}{context}")
+    return said
 
 
 def _verdicts(tables: Mapping[str, DataFrame], alpha: float) -> list[str]:
@@ -227,7 +277,7 @@ def _verdicts(tables: Mapping[str, DataFrame], alpha: float) -> list[str]:
             f"{where}, {row['target']}: {row['verdict']}" for where, rows in _each(hits[:10]) for row in rows.to_dict("records")
         ]
         if len(hits) > 10:
-            said.append(f"... and {len(hits) - 10} more in the table on {question}")
+            said.append(f"... and {len(hits) - 10} more in the table on {question[0].lower()}{question[1:]}")
         if not len(hits):
             left = f"; {few} more had not enough cases" if few else ""
             said.append(f"{question}: none found in {int(found['q'].notna().sum())} tests{left}")

@@ -226,7 +226,14 @@ def _differences(then: Any, now: Any, where: str = "") -> list[str]:
         dot = "." if where and not where.endswith(" ") else ""
         keys = dict.fromkeys([*then, *now])
         return [d for k in keys for d in _differences(then.get(k), now.get(k), f"{where}{dot}{k}")]
+    if _tables(then) and _tables(now) and len(then) == len(now):
+        return [d for i, (a, b) in enumerate(zip(then, now, strict=True), 1) for d in _differences(a, b, f"{where}[{i}]")]
     if then == now:
         return []
     shown = ["nothing" if v is None else v if isinstance(v, str) else json.dumps(v) for v in (then, now)]
-    return [f"{where}: {shown[0][:200]}, now {shown[1][:200]}"]
+    then, now = (text if len(text) <= 200 else text[:200] + "..." for text in shown)
+    return [f"{where}: {then}, now {now}"]
+
+
+def _tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
