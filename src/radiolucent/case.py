@@ -105,18 +105,9 @@ def _write(
     rows = region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else []
     if rows:
         write_table(new / "regions.csv", rows)
-    left_out += write_page(
-        new / "report.html",
-        io.stem(image),
-        explained,
-        card,
-        parcellation=parcellation,
-        parcellation_name=called,
-        regions=rows,
-        outlined=not plan.parcellation,
-        notes=left_out,
-    )
-    return maps, left_out
+    shown: dict[str, Any] = {"parcellation": parcellation, "parcellation_name": called, "regions": rows}
+    shown |= {"outlined": not plan.parcellation, "notes": left_out}
+    return maps, left_out + write_page(new / "report.html", io.stem(image), explained, card, **shown)
 
 
 @dataclass(frozen=True, eq=False)
