@@ -169,7 +169,7 @@ def test_34_a_model_that_gives_nan_for_a_scan_fails_there_and_is_no_success(reci
         ('name = "balls"', "seed = -1", "a seed from 0"),
         ('name = "balls"', "seed = 4294967296", "a seed from 0"),
         ("[keep]", "[analysis]\nalpha = 0\n[keep]", "shares between 0 and 1"),
-        ("[keep]", "[analysis]\nalpha = nan\n[keep]", "alpha between 0 and 1"),
+        ("[keep]", "[analysis]\nalpha = nan\n[keep]", "shares between 0 and 1"),
     ],
 )
 def test_49_recipes_that_no_case_can_mend_are_refused_before_any(recipe: Path, old: str, new: str, message: str) -> None:
