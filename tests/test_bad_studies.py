@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 from cohorts import write_case, write_world
+from torch import nn
 
+from radiolucent.analysis.effects import numeric
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.study import Study, read_cohort, read_recipe
 from radiolucent.study import run as run_study
@@ -24,6 +27,7 @@ from radiolucent.study.analysing import analyse_study
 from radiolucent.study.cohort import read_manifest
 from radiolucent.study.recipe import Source
 from radiolucent.study.reporting import write_study_report
+from radiolucent.tiling import Tiled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no world space.*:radiolucent.errors.InputWarning")
 
@@ -168,8 +172,8 @@ def test_34_a_model_that_gives_nan_for_a_scan_fails_there_and_is_no_success(reci
         ('["label 1", "label 2"]', "[]", "a name and regions for each of joined"),
         ('name = "balls"', "seed = -1", "a seed from 0"),
         ('name = "balls"', "seed = 4294967296", "a seed from 0"),
-        ("[keep]", "[analysis]\nalpha = 0\n[keep]", "shares between 0 and 1"),
-        ("[keep]", "[analysis]\nalpha = nan\n[keep]", "shares between 0 and 1"),
+        ("[keep]", "[analysis]\nalpha = 0\n[keep]", "alpha=0"),
+        ("[keep]", "[analysis]\nalpha = nan\n[keep]", "alpha=nan"),
     ],
 )
 def test_49_recipes_that_no_case_can_mend_are_refused_before_any(recipe: Path, old: str, new: str, message: str) -> None:
@@ -383,3 +387,27 @@ def test_40_something_else_at_the_schedulers_address_is_said(recipe: Path) -> No
             run(recipe, scheduler=f"tcp://127.0.0.1:{server.getsockname()[1]}")
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": True}, "a window of whole numbers"),
+        ({"window": 5, "overlap": "0.5"}, "an overlap from 0"),
+        ({"window": 5, "overlap": None}, "an overlap from 0"),
+        ({"window": 5, "batch": "2"}, "batch >= 1"),
+        ({"window": 5, "batch": 1.5}, "batch >= 1"),
+    ],
+    ids=str,
+)
+def test_49_windows_that_are_none(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        Tiled(nn.Conv3d(1, 2, 1), **settings)
+    with pytest.raises(BadInput, match="a PyTorch model to run in windows; got function"):
+        Tiled(lambda x: x, 5)  # type: ignore[arg-type]
+
+
+def test_46_covariates_beyond_measure() -> None:
+    numbers = np.array([1e308, -1e308, 5.0] * 4)
+    assert numeric(np.arange(12.0), numbers).n == 12
+    assert numeric(np.arange(12.0), np.full(12, np.inf)).reason == "all values are equal"
