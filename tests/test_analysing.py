@@ -11,12 +11,13 @@ from pandas import DataFrame
 from simulated import several
 from typer.testing import CliRunner
 
-from radiolucent.analysis import analyse
+from radiolucent.analysis import Settings, analyse
 from radiolucent.cli import app
 from radiolucent.errors import BadInput
 from radiolucent.study import Study, read_recipe
 from radiolucent.study.analysing import analyse_study, read_analysis
 from radiolucent.study.cohort import Case, Cohort
+from radiolucent.study.reporting import agreement
 from radiolucent.study.tables import to_parquet
 
 RECIPE = """
@@ -118,6 +119,13 @@ def test_drift_from_another_study(tmp_path: Path) -> None:
     one, other = study(tmp_path / "a"), study(tmp_path / "b", n=12)
     drift = analyse_study(one, against=other).tables["drift"]
     assert (drift["n_a"].iloc[0], drift["n_b"].iloc[0]) == (12, 24)
+
+
+def test_agreement_counts_patients_not_cases() -> None:
+    cases = DataFrame({"case": ["a", "b", "c"], "target": "liver", "dice": [0.2, 0.4, 0.9], "iou": np.nan, "hd95_mm": np.nan})
+    table = agreement(cases, {"a": "p", "b": "p", "c": "q"}, Settings())
+    assert table[["quality", "mean", "n"]].values.tolist() == [["Dice", pytest.approx((0.3 + 0.9) / 2), 2]]
+    assert agreement(cases, None, Settings())["n"].tolist() == [3]
 
 
 def test_command_line(tmp_path: Path) -> None:

@@ -296,6 +296,15 @@ def test_queries_compare_and_run_nothing() -> None:
             selected(table, query)
 
 
+def test_a_class_whose_region_has_another_name_is_pointed_out() -> None:
+    rows = several(12).replace({"target": {"liver": "Liver"}})  # as a table of names of one's own may have it
+    text = "no region is called Liver: what lies in such a class itself counts as context"
+    cases = quality_of(rows)
+    assert text in "\n".join(analyse(rows, cases.assign(voxels_predicted=5), manifest(12), Settings(trees=2)).notes)
+    for others in (cases, cases.assign(voxels_predicted=None)):  # no segmentation: a class has no region
+        assert "is called" not in "\n".join(analyse(rows, others, manifest(12), Settings(trees=2)).notes)
+
+
 def test_analysis_counts_and_notes() -> None:
     rows = several(24)
     rows = rows[~((rows["target"] == "liver") & (rows["case"] < "c0003"))]

@@ -48,6 +48,9 @@ reference = "age < 40"
 covariates = ["age", "site"]
 pairs = [["left", "right"]]
 alpha = 0.01
+level = 0.9
+folds = 10
+anomalous = 0.2
 """
 
 
@@ -55,6 +58,8 @@ def test_a_whole_recipe_survives_toml(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(WHOLE)
     recipe = read_recipe(tmp_path / "recipe.toml")
     assert recipe.cohort.nnunet == tmp_path / "raw"
+    assert (recipe.analysis.level, recipe.analysis.folds, recipe.analysis.anomalous) == (0.9, 10, 0.2)
+    assert recipe.analysis.seed == recipe.study.seed == 3
     assert recipe.model.model == f"nnunet:{tmp_path}/folder/trained"
     assert recipe.model.weights == tmp_path / "w.safetensors"
     assert recipe.model.window == (32, 32, 16)
@@ -84,11 +89,13 @@ def test_a_method_keeps_its_empty_settings() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"regions": {"near": [5]}}, r"near_mm; got 'near'. Did you mean near_mm"),
+        ({"regions": {"near": [5]}}, r"near_mm, streamed; got 'near'. Did you mean near_mm"),
         ({"region": {}}, r"tables of a recipe among: study, cohort.*Did you mean regions"),
         ({"keep": True}, r"a table \[keep\]"),
         ({"keep": {"maps": "yes"}}, r"bool for keep.maps; got 'yes'"),
         ({"study": {"seed": 1.5}}, "int for study.seed"),
+        ({"analysis": {"seed": 1}}, r"keys of \[analysis\] among: reference, .*; got 'seed'"),
+        ({"analysis": {"level": 95.0}}, "shares between 0 and 1, .*; got level=95.0"),
         ({"explain": {"methods": [{"method": "gradcam"}]}}, "grad-cam"),
         ({"explain": {"methods": [{"method": "gradient"}, {"method": "gradient"}]}}, "each once"),
         ({"explain": {"methods": []}}, "one or more methods"),

@@ -78,26 +78,10 @@ def explain_case(
     prediction = predict(model, read_scan(image, card, plan), card.preprocessing)
     targets = choose_targets(prediction, card, plan)
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
-    parcellation, parcellation_name = _parcellation(prediction, card, plan, regions)
+    parcellation, called = _parcellation(prediction, card, plan, regions)
     explained = explain_all(prediction, targets, card, plan, parcellation)
     with io.new_folder(folder, replace=overwrite) as new:
-        maps, left_out = write_maps(new, image, explained.explanations, plan)
-        if is_segmentation(prediction, card):
-            io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
-        rows = region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else []
-        if rows:
-            write_table(new / "regions.csv", rows)
-        left_out += write_page(
-            new / "report.html",
-            io.stem(image),
-            explained,
-            card,
-            parcellation=parcellation,
-            parcellation_name=parcellation_name,
-            regions=rows,
-            outlined=not plan.parcellation,
-            notes=left_out,
-        )
+        maps, left_out = _write(new, image, explained, card, plan, parcellation, called)
         summary = {
             "case": io.stem(image),
             "folder": str(folder),
@@ -108,6 +92,31 @@ def explain_case(
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _write(
+    new: Path, image: Path, explained: Explained, card: Card, plan: Plan, parcellation: Parcellation | None, called: str
+) -> tuple[list[str], list[str]]:
+    """Maps, segmentation, table and report of a case: the maps' names, and what was left out."""
+    prediction = explained.prediction
+    maps, left_out = write_maps(new, image, explained.explanations, plan)
+    if is_segmentation(prediction, card):
+        io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
+    rows = region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else []
+    if rows:
+        write_table(new / "regions.csv", rows)
+    left_out += write_page(
+        new / "report.html",
+        io.stem(image),
+        explained,
+        card,
+        parcellation=parcellation,
+        parcellation_name=called,
+        regions=rows,
+        outlined=not plan.parcellation,
+        notes=left_out,
+    )
+    return maps, left_out
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ def bias(
 
     Known failure: association is no cause. Two covariates that go together, such as scanner and age, show both.
     """
-    names = list(covariates) or [c for c in manifest.columns if str(c).casefold() not in NO_COVARIATES]
+    names = list(dict.fromkeys(covariates)) or [c for c in manifest.columns if str(c).casefold() not in NO_COVARIATES]
     missing = [name for name in names if name not in manifest.columns]
     if missing:
         raise BadInput("covariates of the manifest", ", ".join(missing), f"It has {', '.join(map(str, manifest.columns))}.")

@@ -105,7 +105,7 @@ def analyse(
     table["laterality"] = laterality(table["sides"], **tests)
     values = quantities(table["anomaly"], regions, table["sides"])
     table["bias"] = bias(values, manifest, settings.covariates, anomalous=settings.anomalous, **tests)
-    notes = _notes(regions, manifest, patients, reference, settings)
+    notes = _notes(regions, manifest, patients, reference, settings) + _nameless(regions, cases)
     before, after = _cohorts(regions, reference, against)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InputWarning)
@@ -140,6 +140,15 @@ def _cohorts(regions: DataFrame, reference: set[str] | None, against: DataFrame 
         return checked(against), regions
     normal = regions["case"].astype(str).isin(reference or set())
     return regions[normal], regions[~normal] if reference is not None else regions[:0]
+
+
+def _nameless(regions: DataFrame, cases: DataFrame) -> list[str]:
+    """Of a segmentation, classes that no region is called like."""
+    if "voxels_predicted" not in cases.columns or not cases["voxels_predicted"].notna().any():
+        return []
+    nameless = sorted(set(regions["target"]) - set(regions.loc[regions["kind"] == "label", "region"]))
+    text = "no region is called {}: what lies in such a class itself counts as context"
+    return [text.format(", ".join(nameless))] if nameless else []
 
 
 def _notes(

@@ -1,6 +1,7 @@
 """The command line: flags in, the package's functions called, words and an exit code out.
 
-Exit codes: 0 done, 1 wrong usage (nothing was done), 3 some case failed (the others are done).
+Exit codes: 0 done, 1 wrong usage (nothing was done), 3 some case failed (the others are done),
+130 interrupted by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, of which typer says nothing
+            print("radiolucent: interrupted; what is done is kept", file=sys.stderr)
         sys.exit(1 if end.code == 2 else end.code)  # 2 is the command-line library's own code for wrong usage
     except BrokenPipeError:  # `| head`: nobody reads on
         sys.stdout = None

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from radiolucent.errors import BadInput
 from radiolucent.hooks import Call, Rule
 from radiolucent.methods.passing import GATES, Passing, no_rule
-from radiolucent.methods.sharing import Arrive, Damp, Share
+from radiolucent.methods.shares import Arrive, Damp, Share
 from radiolucent.tiling import Tiled
 
 FIRST = ("same", "flat", "w2", "box")

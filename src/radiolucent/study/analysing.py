@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from radiolucent import io
-from radiolucent.analysis import Analysis, Settings, analyse
+from radiolucent.analysis import Analysis, analyse
 from radiolucent.errors import BadInput
 from radiolucent.io.tables import write_table
 from radiolucent.study.store import Study
@@ -26,9 +25,8 @@ def analyse_study(study: Study, *, against: Study | None = None) -> Analysis:
     The same cases give the same bytes. `against` is another study, which drift is then measured from.
     """
     recipe = study.recipe
-    settings = Settings(seed=recipe.study.seed, **asdict(recipe.analysis))
     others = None if against is None else against.rows()
-    found = analyse(study.rows(), study.cases(), study.manifest(), settings, against=others)
+    found = analyse(study.rows(), study.cases(), study.manifest(), recipe.analysis, against=others)
     content = {"radiolucent": VERSION, "against": against.recipe.study.name if against else ""} | found.as_dict()
     with io.new_folder(study.folder / FOLDER, replace=True) as new:
         for name, table in found.tables.items():

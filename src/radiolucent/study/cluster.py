@@ -71,9 +71,9 @@ def _client(stack: ExitStack, workers: int, scheduler: str) -> Client:
     if scheduler:
         try:
             return stack.enter_context(Client(scheduler, timeout=10))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever sits there and answers in another language
             raise BadInput(
-                "the address of a running Dask scheduler", f"{scheduler}: {error}", "For example tcp://host:8786."
+                "the address of a running Dask scheduler", f"{scheduler}: {str(error)[:300]}", "For example tcp://host:8786."
             ) from None
     stack.enter_context(dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_FAILURES}))
     cluster = LocalCluster(

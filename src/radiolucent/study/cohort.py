@@ -45,7 +45,10 @@ class Cohort:
         if not ids or twice or not all(ids):
             got = f"twice: {', '.join(map(repr, twice[:20]))}" if twice else "an empty id" if ids else "none"
             raise BadInput(f"cases in {self.root}, each with an id of its own", got, "Correct the list of cases.")
-        if not any(_exists(case.image) for case in self.cases):
+        odd = [case.id for case in self.cases if any(p and _impossible(p) for p in (case.image, case.label))]
+        if odd:
+            raise BadInput("file names that the system can have", f"others for {', '.join(odd[:9])}", "Correct the list of cases.")
+        if not any(case.image.exists() for case in self.cases):
             raise BadInput("images of the cases", f"none of {len(ids)} is there, as {self.cases[0].image}", "Check the paths.")
         named = tuple(Case(c.id, c.image, c.label, c.covariates, name) for c, name in zip(self.cases, folders(ids), strict=True))
         object.__setattr__(self, "cases", named)
@@ -79,11 +82,9 @@ class Cohort:
         return Cohort(tuple(c for c in self.cases if str(c.covariates.get("split")) == split), self.root)
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no system can have: its case will fail
-        return False
+def _impossible(path: Path) -> bool:
+    """A name that no system can have: an error of its own at every look."""
+    return "\0" in str(path) or any(len(os.fsencode(part)) > 255 for part in path.parts)
 
 
 def folders(ids: Sequence[str]) -> list[str]:

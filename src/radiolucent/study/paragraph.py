@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from radiolucent.analysis import Settings
 from radiolucent.methods import describe, titles
 from radiolucent.protocols import Method
 from radiolucent.study.recipe import Recipe
@@ -20,7 +21,7 @@ _REDUCED = {
 _COUNTS = {"cases": "cases analysed", "patients": "patients", "manifest": "cases in the cohort", "reference": "reference cases"}
 
 
-def methods_paragraph(recipe: Recipe, counts: Mapping[str, int], *, segments: bool, level: float, folds: int) -> str:
+def methods_paragraph(recipe: Recipe, counts: Mapping[str, int], *, segments: bool) -> str:
     """The paragraph; `counts` has the cases that were done and the patients, `segments` says what the model does."""
     targets = ", ".join(recipe.explain.targets) or ("every predicted class" if segments else "the model's outputs")
     how = f"For a class, the explained score was the {_REDUCED[recipe.explain.reduce]} (Agg2Exp)." if segments else ""
@@ -31,8 +32,8 @@ def methods_paragraph(recipe: Recipe, counts: Mapping[str, int], *, segments: bo
         f"{_windows(recipe)}They were placed on each scan's own grid and added up over the regions of {_regions(recipe)}: "
         "the importance of a region is the share of the absolute attribution that lies in it.",
         _extras(recipe),
-        f"Means over cases are given with {level:.0%} bootstrap intervals.",
-        _anomaly(recipe, folds),
+        f"Means over cases are given with {recipe.analysis.level:.0%} bootstrap intervals.",
+        _anomaly(recipe.analysis),
         "Associations with covariates were tested with the Mann-Whitney, Kruskal-Wallis, Spearman and chi-square or Fisher tests, "
         f"and the false discovery rate was controlled at {recipe.analysis.alpha:g} over all tests (Benjamini-Hochberg).",
     ]
@@ -77,10 +78,9 @@ def _extras(recipe: Recipe) -> str:
     return " ".join(parts)
 
 
-def _anomaly(recipe: Recipe, folds: int) -> str:
-    fit = (
-        f"fitted on the reference ({recipe.analysis.reference})" if recipe.analysis.reference else f"cross-fitted in {folds} folds"
-    )
+def _anomaly(settings: Settings) -> str:
+    reference = settings.reference
+    fit = f"fitted on the reference ({reference})" if reference else f"cross-fitted in {settings.folds} folds"
     return (
         f"Per class, cases were scored for anomaly by an isolation forest on the region shares, {fit} so that no case was scored "
         "by a forest that had seen it, and by a robust Mahalanobis distance of their log-ratios."

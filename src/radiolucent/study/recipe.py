@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from radiolucent.analysis import Settings
 from radiolucent.errors import BadInput
 from radiolucent.methods import as_dict, from_dict
 from radiolucent.protocols import Method
@@ -112,11 +113,7 @@ class Regions:
         check_distances(self.near_mm)
         empty = [name for name, members in self.joined.items() if not name or not members]
         if empty:
-            raise BadInput(
-                "a name and regions for each of joined",
-                f"none for {empty[0]!r}",
-                'joined = { both = ["left", "right"] }',
-            )
+            raise BadInput("a name and regions for each of joined", f"none for {empty[0]!r}", "Correct [regions].")
 
 
 @dataclass(frozen=True)
@@ -129,26 +126,11 @@ class Keep:
 
 
 @dataclass(frozen=True)
-class Analysis:
-    """[analysis] Changed freely afterwards.
-
-    `reference` is a query on covariates ("age < 40") for the cases that count as normal; without it, anomaly is
-    cross-fitted. `covariates` are those to look for bias in, `pairs` the regions [left, right] to compare.
-    """
-
-    reference: str = ""
-    covariates: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        if not 0 < self.alpha < 1:
-            raise BadInput("alpha between 0 and 1 in [analysis]", f"{self.alpha}", "0.05 is usual.")
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """All tables of a recipe. Paths are absolute: `read_recipe` takes them relative to its file."""
+    """All tables of a recipe. Paths are absolute: `read_recipe` takes them relative to its file.
+
+    [analysis] may be changed after the run; its seed is that of [study].
+    """
 
     study: About
     cohort: Source
@@ -156,9 +138,10 @@ class Recipe:
     explain: Explain
     regions: Regions
     keep: Keep
-    analysis: Analysis
+    analysis: Settings
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "analysis", replace(self.analysis, seed=self.study.seed))
         kept = [name for name in ("maps", "reports") if getattr(self.keep, name)]
         if self.regions.streamed and (kept or not self.model.window):
             got = f"[keep] {', '.join(kept)}" if kept else "[model] without a window"
@@ -191,11 +174,12 @@ def from_tables(values: Mapping[str, Any], base: Path) -> Recipe:
         table = values.get(name, {})
         if not isinstance(table, dict):
             raise BadInput(f"a table [{name}]", repr(table), "Correct the recipe.")
-        _known(table, {f.name: f for f in fields(kind)}, f"keys of [{name}]")
+        keys = _keys(kind)
+        _known(table, keys, f"keys of [{name}]")
         for key in {"manifest", "bids", "nnunet", "model", "weights", "parcellation", "names"} & set(table):
             if table[key] == "" or "\0" in str(table[key]):  # the folder of the recipe, if it went on from here
                 raise BadInput(f"a name or a path for {name}.{key}", repr(table[key]), "Give one, or leave the key out.")
-        read = {f.name: _read(f"{name}.{f.name}", str(f.type), table[f.name], base) for f in fields(kind) if f.name in table}
+        read = {key: _read(f"{name}.{key}", keys[key], value, base) for key, value in table.items()}
         if name == "model" and "model" in read:
             read["model"] = _model(read["model"], base)
         if name == "regions" and read.get("parcellation", "label") not in ("predicted", "label"):
@@ -215,8 +199,13 @@ _KINDS: dict[str, type[Any]] = {
     "explain": Explain,
     "regions": Regions,
     "keep": Keep,
-    "analysis": Analysis,
+    "analysis": Settings,
 }
+
+
+def _keys(kind: type[Any]) -> dict[str, str]:
+    """A table's keys and what they are: a dataclass's fields, but that the seed of the analysis stands in [study]."""
+    return {f.name: str(f.type) for f in fields(kind) if (kind, f.name) != (Settings, "seed")}
 
 
 def _known(given: Mapping[str, Any], valid: Mapping[str, Any], what: str) -> None:
@@ -289,7 +278,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Method):
         return _settings(as_dict(value))
     if hasattr(value, "__dataclass_fields__"):
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
+        value = {name: getattr(value, name) for name in _keys(type(value))}
     if isinstance(value, Mapping):
         return {k: _plain(v) for k, v in value.items() if v is not None and v not in ("", (), {})}
     if isinstance(value, (tuple, list)):

@@ -8,7 +8,9 @@ from typing import Any
 
 from pandas import DataFrame
 
-from radiolucent.analysis import Analysis
+from radiolucent.analysis import Analysis, Settings, patients_of
+from radiolucent.analysis.profiles import Patients, units
+from radiolucent.analysis.quality import QUALITIES
 from radiolucent.report import cohort_figures as draw
 from radiolucent.report.cohort import MOST_THUMBNAILS, Group, Panel, Table, Thumbnail, write_cohort_report
 from radiolucent.statistics import bootstrap_mean
@@ -54,19 +56,17 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         _bias(tables),
         *_sides(tables),
         *_drift(tables),
-        _cases(cases, links, analysis.settings.level),
+        _cases(cases, links, agreement(cases, patients_of(study.manifest()), analysis.settings), analysis.settings.level),
     ]
     segments = bool((cases["voxels_predicted"].notna()).any()) if len(cases) else False
-    settings = analysis.settings
     return write_cohort_report(
         study.folder / "report.html",
         title=recipe.study.name or study.folder.name,
-        subtitle=f"{len(status.done)} of {status.total} cases, {len(recipe.explain.methods)} "
-        + ("method" if len(recipe.explain.methods) == 1 else "methods"),
+        subtitle=f"{len(status.done)} of {status.total} cases; methods: {len(recipe.explain.methods)}",
         panels=panels,
-        verdicts=[*_looks(tables), *_verdicts(tables, settings.alpha)],
+        verdicts=[*_looks(tables), *_verdicts(tables, analysis.settings.alpha)],
         notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
-        methods=methods_paragraph(recipe, analysis.counts, segments=segments, level=settings.level, folds=settings.folds),
+        methods=methods_paragraph(recipe, analysis.counts, segments=segments),
         facts=facts(recipe, study.facts(), analysis.counts),
     )
 
@@ -178,16 +178,24 @@ def _drift(tables: Mapping[str, DataFrame]) -> list[Panel]:
     ]
 
 
-def _cases(cases: DataFrame, links: Mapping[str, str], level: float) -> Panel:
-    rows = [
-        {"target": target, "quality": _HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
-        for target, group in cases.groupby("target", sort=False)
-        for name in ("dice", "iou", "hd95_mm")
-        if (mean := bootstrap_mean(group[name].to_numpy(float), level=level)).n
-    ]
-    means = [table(DataFrame(rows), f"Agreement with the label: means with {level:.0%} bootstrap intervals.")] if rows else []
+def agreement(cases: DataFrame, patients: Patients, settings: Settings) -> DataFrame:
+    """Means of Dice, IoU and HD95 for each class, with bootstrap intervals; several cases of one patient count once."""
+    rows = []
+    for target, group in cases.groupby("target", sort=False):
+        own = group.groupby(units(group["case"], patients))[list(QUALITIES)].mean()
+        for name in QUALITIES:
+            mean = bootstrap_mean(own[name].to_numpy(float), level=settings.level, seed=settings.seed)
+            about = {"target": target, "quality": _HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high}
+            rows += [about | {"n": mean.n}] if mean.n else []
+    return DataFrame(rows)
+
+
+def _cases(cases: DataFrame, links: Mapping[str, str], means: DataFrame, level: float) -> Panel:
+    note = f"Agreement with the label: means with {level:.0%} bootstrap intervals."
     return Panel(
-        "Cases", "Score, size and agreement with the label.", tables=[*means, table(cases, "Every case and class.", links)]
+        "Cases",
+        "Score, size and agreement with the label.",
+        tables=[*([table(means, note)] if len(means) else []), table(cases, "Every case and class.", links)],
     )
 
 

@@ -16,6 +16,7 @@ from radiolucent.study.recipe import Recipe
 from radiolucent.study.store import Study
 from radiolucent.study.working import Job, Outcome, keep, load_model, work
 
+_MOST_ALIKE = 5  # failures for one and the same reason before any success: it is not the cases
 _MOST_BLAMELESS = 3  # in a row, before the run stops: every other case would fail too
 
 
@@ -125,6 +126,9 @@ def _note(outcome: Outcome, result: Run, say: Callable[[str], None], pace: _Pace
         return
     result.failed[outcome.case] = outcome.reason
     say(f"{outcome.case} failed: {outcome.reason} {pace.step()}")
+    if not result.done and not result.there and list(result.failed.values()) == [outcome.reason] * _MOST_ALIKE:
+        do = "Correct the recipe and choose another --out, or correct the data and run with --retry."
+        raise BadInput("cases that can be done", f"the first {_MOST_ALIKE} all failed: {outcome.reason}", do)
     pace.blameless = pace.blameless + 1 if outcome.blameless else 0
     if pace.blameless == _MOST_BLAMELESS:
         do = "Mend that and run the same command again: what is done is kept."

@@ -36,6 +36,7 @@ from radiolucent.models import Card, load
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Target
 from radiolucent.provenance import scan_hash, weights_hash
+from radiolucent.study.checking import check_names, check_output, on_device
 from radiolucent.study.claims import claim
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Recipe
@@ -92,14 +93,13 @@ def load_model(recipe: Recipe) -> Loaded:
     with warnings.catch_warnings():  # they are in the card's notes
         warnings.simplefilter("ignore", InputWarning)
         network, card = load(recipe.model.model, recipe.model.weights, trust=recipe.model.trust)
-    for name in recipe.explain.targets:
-        card.index(name)
+    check_names(recipe, card)
     methods = tuple(at_layer(method, card.layer) for method in recipe.explain.methods)
     for layer in (name for method in methods for name in named_layers(method)):
         module_of(network, layer)
     plan = Plan(methods, recipe.explain.targets, recipe.explain.reduce)
     identity = _identity(recipe, plan, card, weights_hash(network))
-    network = network.to(recipe.model.device)
+    network = on_device(network, recipe.model.device)
     if recipe.model.window:
         from radiolucent.tiling import Tiled, untiled
 
@@ -277,9 +277,10 @@ def _targets(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | N
     """The targets that this scan has, and a note on those that it has not: a class without a voxel is no failure."""
     if not is_segmentation(prediction, card):
         return choose_targets(prediction, card, plan), []
+    output = output_of(prediction, card)
+    check_output(output, plan.targets, card)
     if plan.targets and plan.reduce == "probability":  # which needs no voxel
         return choose_targets(prediction, card, plan), []
-    output = output_of(prediction, card)
     if card.regions:
         seen = {c for c in range(output.shape[1]) if bool((output[:, c] > 0).any())}
     else:

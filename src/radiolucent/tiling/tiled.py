@@ -58,14 +58,16 @@ class Tiled(InParts):
         value: float = 0.0,
         batch: int = 1,
     ) -> None:
-        if not all(isinstance(w, int) and w >= 1 for w in all_of(window)):
+        if not isinstance(model, nn.Module):
+            raise BadInput("a PyTorch model to run in windows", type(model).__name__, "Give the nn.Module itself.")
+        if not all(isinstance(w, int) and not isinstance(w, bool) and w >= 1 for w in all_of(window)):
             raise BadInput("a window of whole numbers >= 1", repr(window), "For example 96, or (96, 96, 64).")
-        if not all(0 <= o < 1 for o in all_of(overlap)):
+        if not all(isinstance(o, (int, float)) and 0 <= o < 1 for o in all_of(overlap)):
             raise BadInput("an overlap from 0 to below 1", repr(overlap), "0.25 and 0.5 are usual.")
         for name, chosen, known in (("blend", blend, BLENDS), ("padding", padding, PADDINGS)):
             if chosen not in known:
                 raise BadInput(f"{name} among {', '.join(known)}", repr(chosen), "Choose one of them.")
-        if batch < 1:
+        if not isinstance(batch, int) or batch < 1:
             raise BadInput("batch >= 1 windows", repr(batch), "1 needs the least memory.")
         settings = {"window": window, "overlap": overlap, "blend": blend, "padding": padding, "value": value, "batch": batch}
         if isinstance(model, torch.jit.ScriptModule):
