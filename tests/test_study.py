@@ -83,6 +83,7 @@ def test_a_study_from_recipe_to_rows(recipe: Path) -> None:
     assert files(folder) == {"recipe.toml", "study.json", "manifest.parquet"} | {
         f"cases/case_{n}/{name}" for n in range(4) for name in ("regions.parquet", "cases.parquet", "costs.parquet", "summary.json")
     }
+    assert "4 of 4 cases to do" in said
     assert "(4/4, " in said[-1]
     assert "cases/min, 0.0 min left)" in said[-1]
     study = Study.open(folder)

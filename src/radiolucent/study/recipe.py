@@ -161,7 +161,7 @@ def read_recipe(path: str | Path) -> Recipe:
     try:
         values = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"a recipe in TOML at {path}", str(error), "See docs: studies.") from None
+        raise BadInput(f"a recipe in TOML at {path}", str(error), "docs/studies.md shows one.") from None
     return from_tables(values, path.resolve().parent)
 
 

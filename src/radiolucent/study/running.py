@@ -72,6 +72,7 @@ def run(
     result = Run(study)
     left = _left(study, cohort.cases[shard[0] - 1 :: shard[1]], retry, result)
     begin(len(left))
+    _announce(recipe, cohort, len(left), say)
     pace = _Pace(len(left))
     waiting = left
     for _ in range(2):  # a second time for those that another process was at: it may have been killed
@@ -87,6 +88,14 @@ def run(
             break
     result.elsewhere = [case.id for case in waiting]
     return result
+
+
+def _announce(recipe: Recipe, cohort: Cohort, left: int, say: Callable[[str], None]) -> None:
+    """How much there is to do; and what the analysis would refuse later, on which no case depends."""
+    say(f"{left} of {len(cohort.cases)} cases to do")
+    unknown = [name for name in recipe.analysis.covariates if name not in cohort.table().column_names]
+    if unknown:
+        say(f"note: [analysis] names covariates that the cohort does not have: {', '.join(unknown)}")
 
 
 def _left(study: Study, cases: Sequence[Case], retry: bool, result: Run) -> list[Case]:
