@@ -1,7 +1,9 @@
 """SMOCAM: the objective as the paper has it, worlds in which the mask is known, and its siblings by their papers."""
 
 import itertools
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain
 from radiolucent.methods import L2CAF, ExtremalPerturbation, MeaningfulPerturbation, SmoCAM
 from radiolucent.methods.extremal import Smooth
 from radiolucent.methods.masking import Steps, Until, descend
+from radiolucent.models import read_card
 from radiolucent.targets import Region
 
 
@@ -348,3 +351,19 @@ def test_a_baseline_that_does_not_change_the_score_is_refused() -> None:
     for method in (ExtremalPerturbation(baseline="zero"), MeaningfulPerturbation(baseline="zero")):
         with pytest.raises(BadInput, match="a score that the baseline changes"):
             method(net, torch.zeros_like(x), Outputs(0))
+
+
+def test_a_card_says_the_spread_of_each_output(tmp_path: Path) -> None:
+    card = {
+        "name": "volumes",
+        "task": "regression",
+        "network": "monai:Regressor",
+        "weights": "w.safetensors",
+        "spread": [120, 35.5],
+    }
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert read_card(tmp_path).spread == (120, 35.5)
+    for wrong in ([120, 0], [120, -1.0], ["120"], [float("nan")]):
+        (tmp_path / "card.json").write_text(json.dumps(card | {"spread": wrong}))
+        with pytest.raises(BadInput, match="numbers above 0 as spread"):
+            read_card(tmp_path)
