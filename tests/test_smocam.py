@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from worlds import Transformer, classifier, convolution, image, relative
 
 from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain
+from radiolucent.hooks import Form
 from radiolucent.methods import L2CAF, ExtremalPerturbation, MeaningfulPerturbation, SmoCAM
 from radiolucent.methods.extremal import Smooth
 from radiolucent.methods.masking import Steps, Until, descend
@@ -147,7 +148,8 @@ def test_the_percentile_keeps_its_share_of_the_cells_and_0_keeps_all() -> None:
     assert bool((whole != 0).all())
 
 
-def test_adam_comes_to_a_lower_objective_in_fewer_iterations() -> None:
+def test_adam_comes_to_a_lower_objective_in_fewer_iterations_in_this_world() -> None:
+    """In others it does not: benchmarks/smocam.py."""
     net, x = corners(3)
     ends = [SmoCAM("features", 1.0, optimiser=o).detailed(net, x, Outputs(0))[1][0] for o in ("paper", "adam")]
     assert ends[1]["objective"] < ends[0]["objective"]
@@ -197,6 +199,18 @@ def test_every_form_of_layer_is_masked_cell_by_cell() -> None:
         turned[5].bias.zero_()
     one, other = (SmoCAM(layer, 0.1, iterations=50, tolerance=1e9)(turned, x, Logits(0)) for layer in ("3", "5"))
     assert relative(one, other) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["channels first", "channels last", "tokens", "tokens last"])
+def test_a_layer_s_cells_are_weighted_and_its_class_tokens_are_not(kind: str) -> None:
+    extra = 2 if "tokens" in kind else 0
+    shape = {"channels first": (1, 5, 3, 4), "channels last": (1, 3, 4, 5), "tokens": (1, 14, 5), "tokens last": (1, 5, 14)}[kind]
+    form, values, mask = Form(kind, (3, 4), extra), torch.rand(shape), torch.rand(1, 1, 3, 4)
+    found = form.weighted(values, mask)
+    assert torch.equal(form.restore(found), form.restore(values) * mask)
+    if extra:
+        tokens, before = (v if kind == "tokens" else v.mT for v in (found, values))
+        assert torch.equal(tokens[:, :2], before[:, :2])
 
 
 def test_what_cannot_be_explained_is_refused_with_what_to_do() -> None:

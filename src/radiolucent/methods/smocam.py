@@ -39,7 +39,7 @@ class SmoCAM:
     steps would leave F as it is and so end the descent. (3) F is stagnant where |F(i - `window`) - F(i)| <= `tolerance`.
     (4) The start is 1.1 / ||1||_2 in each cell, so its norm is 1.1. (5) M may become negative; the threshold is on
     M itself, and it is the last M, not the best. optimiser="adam" takes Adam's direction with the same test and stop,
-    and steps of 10 tau times the start; it comes to a lower F in fewer iterations.
+    and steps of 10 tau times the start: fewer iterations, and an F that is lower in one network and higher in another.
 
     On the layer's grid. Not signed in meaning: M says what suffices, not in which direction. F is not convex, and a mask
     with the norm 1 cannot carry all features on: the distance that is left is in the details, with the curves. A larger
