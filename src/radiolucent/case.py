@@ -139,7 +139,9 @@ def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan,
         errors.append(error)
         failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
 
-    explanations = prediction.explain(plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation)
+    explanations = prediction.explain(
+        plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation, spread=card.spread
+    )
     if not explanations and len(errors) == 1:
         raise errors[0]
     if not explanations:

@@ -17,11 +17,11 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation.result import Explanation
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import KernelSHAP, at_layers, auto_layer, shared_pass, titles
+from radiolucent.methods import KernelSHAP, SmoCAM, at_layers, auto_layer, shared_pass, titles
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Detailed, FirstOrder, Method, Target
-from radiolucent.targets import Deciding, Select, label_map, own_labels, part_of
+from radiolucent.targets import Deciding, Logits, Outputs, Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
 
 
@@ -80,13 +80,14 @@ class Prediction:
         classes: Sequence[str] = (),
         failed: Callable[[Method, BadInput], None] | None = None,
         parcellation: Parcellation | None = None,
+        spread: Sequence[float] = (),
     ) -> list[Explanation]:
         """Several methods, several targets; all first-order methods share one forward pass.
 
         layer="full" stands for every layer with a grid, one explanation each. A method that fails, or whose
         map of some target is zero or not finite, raises; where `failed` is given it is handed to it with the
         reason, while the others, and its other targets, go on. `parcellation` is for methods with
-        regions="parcellation".
+        regions="parcellation", `spread` (the card's) for SMOCAM.
         """
         _check_kinds(methods, targets)
         refuse = failed or _raise
@@ -98,7 +99,7 @@ class Prediction:
         origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
         origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         done: dict[int, Explanation] = {}
-        ready = [self._over(m, parcellation) for m in methods]
+        ready = [_scaled(self._over(m, parcellation), fixed, spread) for m in methods]
         for i, relevance, cost in self._made(ready, fixed, plain, catch=failed is not None):
             if isinstance(relevance, BadInput):
                 refuse(methods[i], relevance)
@@ -194,6 +195,17 @@ class Prediction:
         return {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]} | where
 
 
+def _scaled(method: Method, targets: Target, spread: Sequence[float]) -> Method:
+    """SMOCAM without a sigma of its own, with the standard deviation of each target's output."""
+    inner = targets.target if isinstance(targets, Select) else targets
+    if not isinstance(method, SmoCAM) or method.sigma or not spread or not isinstance(inner, (Logits, Outputs)):
+        return method
+    if max(inner.indices or ()) >= len(spread):
+        wanted = f"the standard deviation of each output, up to {max(inner.indices or ())}"
+        raise BadInput(wanted, f"{len(spread)} numbers", "Correct `spread` in the model card: one number for each output.")
+    return method.given([spread[i] for i in inner.indices or ()])
+
+
 def _raise(method: Method, error: BadInput) -> None:
     raise error
 
@@ -254,6 +266,7 @@ def explain(
     classes: Sequence[str] = (),
     output: str | int | None = None,
     parcellation: Parcellation | None = None,
+    spread: Sequence[float] = (),
 ) -> Explanation:
     """Explain one scan with one method: relevance on the scan's own grid, for each of the targets.
 
@@ -266,6 +279,7 @@ def explain(
         classes: names of the classes, for the targets' names.
         output: key or position of the part to explain, where the model returns a dict, tuple or list.
         parcellation: regions for methods that want some, such as KernelSHAP("parcellation").
+        spread: standard deviation of each output over the training data, as the card has it, for SmoCAM.
 
     Raises:
         BadInput: says what was expected, what came, and what to do.
@@ -273,7 +287,9 @@ def explain(
     Several methods of one scan share their forward pass through `predict(...).explain([...], targets)`.
     """
     chosen = targets if output is None else Select(output, targets)
-    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes, parcellation=parcellation)[0]
+    return predict(model, scan, preprocessing).explain([method], chosen, classes=classes, parcellation=parcellation, spread=spread)[
+        0
+    ]
 
 
 def _tensor(model: nn.Module, image: Volume) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
+import torch
 from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
@@ -47,6 +48,16 @@ class Form:
             return values.movedim(-1, 1)
         values = values.transpose(1, 2) if self.kind == "tokens" else values
         return values[:, :, self.extra :].unflatten(2, self.cells)
+
+    def weighted(self, values: Tensor, mask: Tensor) -> Tensor:
+        """The output with each cell times its number in the mask (b, 1, *cells); class and register tokens stay as they are."""
+        mask = mask.to(values.dtype)
+        if self.kind == "channels first":
+            return values * mask
+        if self.kind == "channels last":
+            return values * mask.movedim(1, -1)
+        mask = torch.nn.functional.pad(mask.flatten(2), (self.extra, 0), value=1.0)
+        return values * (mask.transpose(1, 2) if self.kind == "tokens" else mask)
 
 
 def form_of(model: nn.Module, name: str, output: Tensor, image: Sequence[int]) -> Form | None:

@@ -17,6 +17,7 @@ from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
 from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
 from radiolucent.methods.expected import ExpectedGradients
+from radiolucent.methods.extremal import ExtremalPerturbation
 from radiolucent.methods.gradient import (
     Gradient,
     InputXGradient,
@@ -30,11 +31,14 @@ from radiolucent.methods.gradient import (
 from radiolucent.methods.guided import DeconvNet, GuidedBackprop
 from radiolucent.methods.integrated import IntegratedGradients
 from radiolucent.methods.kernelshap import KernelSHAP
+from radiolucent.methods.l2caf import L2CAF
 from radiolucent.methods.lrp import LRP
+from radiolucent.methods.meaningful import MeaningfulPerturbation
 from radiolucent.methods.occlusion import Occlusion
 from radiolucent.methods.quantile import GradientQuantile
 from radiolucent.methods.rise import RISE
 from radiolucent.methods.rollout import AttentionRollout, GradientRollout
+from radiolucent.methods.smocam import SmoCAM
 from radiolucent.protocols import Method
 
 METHODS: dict[str, type[Any]] = {
@@ -64,6 +68,10 @@ METHODS: dict[str, type[Any]] = {
     "kernel-shap": KernelSHAP,
     "score-cam": ScoreCAM,
     "ablation-cam": AblationCAM,
+    "smo-cam": SmoCAM,
+    "l2-caf": L2CAF,
+    "extremal-perturbation": ExtremalPerturbation,
+    "meaningful-perturbation": MeaningfulPerturbation,
 }
 
 _NAMES = {kind: name for name, kind in METHODS.items()}
@@ -194,6 +202,7 @@ def _read(kind: str, value: Any) -> Any:
 
 
 __all__ = [
+    "L2CAF",
     "LRP",
     "METHODS",
     "RISE",
@@ -203,6 +212,7 @@ __all__ = [
     "EigenCAM",
     "EigenGradCAM",
     "ExpectedGradients",
+    "ExtremalPerturbation",
     "GradCAM",
     "GradCAMPlusPlus",
     "Gradient",
@@ -215,10 +225,12 @@ __all__ = [
     "IntegratedGradients",
     "KernelSHAP",
     "LayerCAM",
+    "MeaningfulPerturbation",
     "Occlusion",
     "RespondCAM",
     "SaliencyTubes",
     "ScoreCAM",
+    "SmoCAM",
     "SmoothGrad",
     "Times",
     "as_dict",

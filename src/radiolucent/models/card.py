@@ -37,6 +37,8 @@ class Card:
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
         window: predict in windows of this size, with `overlap` and `blend` (see Tiled); None: the whole scan at once.
+        spread: standard deviation of each output over the training data, in their order, for methods that measure a
+            change of an output by it (SMOCAM). () where nobody says it.
         about: anything else worth knowing: data, licence, split, figures, limits.
         notes: remarks that loading gave rise to; they travel into the provenance and the report.
     """
@@ -55,6 +57,7 @@ class Card:
     window: tuple[int, ...] | None = None
     overlap: float | tuple[float, ...] = 0.25
     blend: str = "constant"
+    spread: tuple[float, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -121,6 +124,9 @@ def read_card(path: str | Path) -> Card:
     values["classes"] = tuple(values.get("classes", ()))
     values["regions"] = tuple(values.get("regions", ()))
     values |= {key: tuple(values[key]) for key in ("window", "overlap") if isinstance(values.get(key), list)}
+    values["spread"] = tuple(values.get("spread", ()))
+    if any(type(s) not in (int, float) or not 0 < s < float("inf") for s in values["spread"]):
+        raise BadInput("numbers above 0 as spread", f"{list(values['spread'])}", f"Correct {path}.")
     if any(type(label) is not int or label < 1 for label in values["regions"]):
         raise BadInput("labels above 0 as regions", f"{list(values['regions'])}", f"Correct {path}.")
     return Card(**values)
@@ -141,5 +147,6 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "window": (list,),
     "overlap": (float, int, list),
     "blend": (str,),
+    "spread": (list,),
     "about": (dict,),
 }

@@ -1,0 +1,383 @@
+"""SMOCAM: the objective as the paper has it, worlds in which the mask is known, and its siblings by their papers."""
+
+import itertools
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from worlds import Transformer, classifier, convolution, image, relative
+
+from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain
+from radiolucent.hooks import Form
+from radiolucent.methods import L2CAF, ExtremalPerturbation, MeaningfulPerturbation, SmoCAM
+from radiolucent.methods.extremal import Smooth
+from radiolucent.methods.masking import Steps, Until, descend
+from radiolucent.models import read_card
+from radiolucent.targets import Region
+
+
+class Corners(nn.Module):
+    """Two outputs: the means of the features in two opposite corners, of 5 % of the cells each; layer "features"."""
+
+    def __init__(self, shape: tuple[int, ...], corner: tuple[int, ...], scale: float = 3.0) -> None:
+        super().__init__()
+        self.features = convolution(len(shape))(1, 2, 1, bias=False)
+        nn.init.constant_(self.features.weight, scale)
+        first = torch.zeros(shape)
+        first[tuple(slice(0, c) for c in corner)] = 1
+        last = first.flip(*range(len(shape)))
+        self.register_buffer("corners", torch.stack([first, last]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        A = self.features(x).mean(1)
+        sums = torch.einsum("b...,o...->bo...", A, self.corners).flatten(2).sum(2)
+        return sums / self.corners.flatten(1).sum(1)
+
+
+def corners(axes: int, scale: float = 3.0) -> tuple[Corners, Tensor]:
+    shape, corner = {2: ((20, 20), (4, 5)), 3: ((10, 10, 12), (4, 3, 5))}[axes]
+    x = 1 + 0.2 * torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    return Corners(shape, corner, scale), x
+
+
+def overlap(mask: Tensor, truth: Tensor) -> float:
+    kept = mask > 0
+    return float((kept & (truth > 0)).sum() / (kept | (truth > 0)).sum())
+
+
+def literal(M: Tensor, masked: Tensor, unmasked: Tensor, sigma: float, differences: str) -> Tensor:
+    """Equation 2 of the paper for one mask, cell by cell."""
+    square = torch.zeros((), dtype=M.dtype)
+    for cell in itertools.product(*map(range, M.shape)):
+        square = square + M[cell] ** 2
+    smooth = torch.zeros((), dtype=M.dtype)
+    for axis in range(M.ndim):
+        total, count = torch.zeros((), dtype=M.dtype), 0
+        for cell in itertools.product(*map(range, M.shape)):
+            after = tuple(i + (a == axis) for a, i in enumerate(cell))
+            if after[axis] < M.shape[axis]:
+                total, count = total + (M[after] - M[cell]).abs(), count + 1
+        smooth = smooth + (total / count if differences == "mean" else total) / M.ndim
+    return (masked - unmasked).abs() / sigma + 1.5 * (1 - square.sqrt()).abs() + 30 * smooth
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("differences", ["mean", "sum"])
+def test_the_objective_and_its_gradient_are_the_papers(axes: int, differences: str) -> None:
+    torch.manual_seed(0)
+    net = classifier(axes).double().eval()
+    x = image(axes, 2, size=8).double()
+    method = SmoCAM("3", sigma=0.7, norm=1.5, differences=differences)
+    with torch.no_grad():
+        A, S = net[:4](x), net(x)
+    M = torch.rand(2, 2, 1, *A.shape[2:], dtype=torch.double, requires_grad=True)
+    masked = torch.stack([net[4:](A * m)[:, t] for t, m in enumerate(M)])
+    found = method.parts(M, masked, S.T[:2], torch.tensor([[0.7], [0.7]]))
+    truth = torch.stack(
+        [torch.stack([literal(M[t, i, 0], masked[t, i], S[i, t], 0.7, differences) for i in (0, 1)]) for t in (0, 1)]
+    )
+    assert relative(found.sum(0).detach(), truth.detach()) <= 1e-6
+    both = [torch.autograd.grad(total.sum(), M, retain_graph=True)[0] for total in (found, truth)]
+    assert relative(*both) <= 1e-6
+
+
+def slowly(net: nn.Module, A: Tensor, t: int, method: SmoCAM) -> tuple[Tensor, list[float], bool]:
+    """The paper's loop for one output of the network behind A, with no batch: mask, objective on the way, converged."""
+    with torch.no_grad():
+        S = net(A)[0, t]
+    M, tau, F = torch.full(A.shape[2:], 1.1 / A[0, 0].numel() ** 0.5, dtype=A.dtype), method.step, []
+    for i in range(method.iterations + 1):
+        M = M.detach().requires_grad_()
+        rough = sum(M.diff(dim=axis).abs().mean() for axis in range(M.ndim)) / M.ndim
+        f = (net(A * M)[0, t] - S).abs() / method.sigma + method.norm * (1 - M.norm()).abs() + method.smooth * rough
+        F.append(float(f.detach()))
+        if i >= 50 and abs(F[i - 50] - F[i]) <= method.tolerance:
+            return M.detach(), F, True
+        if i and not F[i] < F[i - 1]:
+            tau = 0.99 * tau
+        (G,) = torch.autograd.grad(f, M)
+        M = M - (tau * G if i < method.iterations else 0)
+    return M.detach(), F, False
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_the_descent_is_the_papers_loop_each_output_with_its_own_step_and_stop(axes: int) -> None:
+    torch.manual_seed(0)
+    net, x = classifier(axes).double().eval(), image(axes, 1, size=6).double()
+    method = SmoCAM("3", sigma=0.05, norm=1.5, iterations=90, tolerance={2: 4e-3, 3: 2e-3}[axes], percentile=0)
+    with torch.no_grad():
+        A = net[:4](x)
+    with pytest.warns(InputWarning, match=r"SMOCAM: . of 4 masks have not converged after 90 iterations"):
+        found, rows = method.detailed(net, x, Outputs())
+    ends = set()
+    for t, row in enumerate(rows):
+        M, F, converged = slowly(net[4:], A, t, method)
+        assert relative(found[t, 0, 0], M) <= 1e-6
+        assert row["iterations"] == len(F) - 1
+        assert row["converged"] is converged
+        assert row["objective"] == pytest.approx(F[-1], rel=1e-6)
+        parts = [sum(at) for at in zip(*(row["curve"][name] for name in ("distance", "norm", "smooth")), strict=True)]
+        assert parts == pytest.approx([F[i] for i in row["curve"]["iteration"]], rel=1e-5)
+        ends.add(len(F))
+    assert len(ends) > 1, "the outputs are to stop at different iterations"
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("optimiser", ["paper", "adam"])
+def test_the_mask_of_an_output_covers_the_corner_that_it_is_the_mean_of(axes: int, optimiser: str) -> None:
+    net, x = corners(axes)
+    masks, rows = SmoCAM("features", sigma=0.03, optimiser=optimiser).detailed(net, x, Outputs())
+    for t, (mask, row) in enumerate(zip(masks, rows, strict=True)):
+        assert overlap(mask[0, 0], net.corners[t]) >= 0.7
+        assert overlap(mask[0, 0], net.corners[1 - t]) == 0
+        assert row["converged"]
+        assert 50 <= row["iterations"] <= 2000
+        assert row["distance"] == row["curve"]["distance"][-1] < row["curve"]["distance"][0]
+
+
+def test_the_percentile_keeps_its_share_of_the_cells_and_0_keeps_all() -> None:
+    net, x = corners(2)
+    (whole,), (kept,) = (SmoCAM("features", 0.03, percentile=p, tolerance=0.1)(net, x, Outputs(0))[0] for p in (0, 90))
+    at = np.percentile(whole.numpy(), 90)
+    assert torch.equal(kept, torch.where(whole >= float(at), whole, 0.0))
+    assert 0.09 <= float((kept != 0).float().mean()) <= 0.11
+    assert bool((whole != 0).all())
+
+
+def test_adam_comes_to_a_lower_objective_in_fewer_iterations_in_this_world() -> None:
+    """In others it does not: benchmarks/smocam.py."""
+    net, x = corners(3)
+    ends = [SmoCAM("features", 1.0, optimiser=o).detailed(net, x, Outputs(0))[1][0] for o in ("paper", "adam")]
+    assert ends[1]["objective"] < ends[0]["objective"]
+    assert ends[1]["iterations"] < ends[0]["iterations"]
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_all_outputs_at_once_are_the_outputs_one_by_one(batch: int) -> None:
+    torch.manual_seed(0)
+    net, x = classifier(2).double().eval(), image(2, 2, size=8).double()
+    method = SmoCAM("3", sigma=0.1, iterations=100, batch=batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        together = method(net, x, Outputs())
+        alone = [method(net, x[i : i + 1], Outputs(t)) for t in range(4) for i in range(2)]
+        assert torch.equal(method(net, x, Outputs()), together)
+    assert relative(together, torch.cat(alone).unflatten(0, (4, 2)).squeeze(2)) <= 1e-9
+
+
+def test_a_sigma_for_each_output_is_a_call_with_each() -> None:
+    net, x = corners(2)
+    together, rows = SmoCAM("features", tolerance=0.1).given([1.0, 0.03]).detailed(net, x, Outputs())
+    alone = [SmoCAM("features", s, tolerance=0.1)(net, x, Outputs(t)) for t, s in enumerate((1.0, 0.03))]
+    assert relative(together, torch.cat(alone)) <= 1e-5
+    assert [row["sigma"] for row in rows] == [1.0, 0.03]
+
+
+def test_every_form_of_layer_is_masked_cell_by_cell() -> None:
+    """Class tokens stay; tokens, and channels first or last, are one mask."""
+    torch.manual_seed(0)
+    net, x = Transformer(2).eval(), image(2, 1, size=8)
+    mask = SmoCAM("blocks.0", sigma=0.01, smooth=0.1, iterations=50, tolerance=1e9)(net, x, Logits(0))
+    assert mask.shape == (1, 1, 1, 4, 6)
+
+    class Last(nn.Module):
+        def forward(self, A: Tensor) -> Tensor:
+            return A.movedim(1, -1).contiguous()
+
+    class First(nn.Module):
+        def forward(self, A: Tensor) -> Tensor:
+            return A.movedim(-1, 1)
+
+    net = classifier(2).eval()
+    turned = nn.Sequential(*net[:4], Last(), nn.Linear(6, 6), First(), *net[4:]).eval()
+    with torch.no_grad():
+        turned[5].weight.copy_(torch.eye(6))
+        turned[5].bias.zero_()
+    one, other = (SmoCAM(layer, 0.1, iterations=50, tolerance=1e9)(turned, x, Logits(0)) for layer in ("3", "5"))
+    assert relative(one, other) <= 1e-4
+
+
+@pytest.mark.parametrize("kind", ["channels first", "channels last", "tokens", "tokens last"])
+def test_a_layer_s_cells_are_weighted_and_its_class_tokens_are_not(kind: str) -> None:
+    extra = 2 if "tokens" in kind else 0
+    shape = {"channels first": (1, 5, 3, 4), "channels last": (1, 3, 4, 5), "tokens": (1, 14, 5), "tokens last": (1, 5, 14)}[kind]
+    form, values, mask = Form(kind, (3, 4), extra), torch.rand(shape), torch.rand(1, 1, 3, 4)
+    found = form.weighted(values, mask)
+    assert torch.equal(form.restore(found), form.restore(values) * mask)
+    if extra:
+        tokens, before = (v if kind == "tokens" else v.mT for v in (found, values))
+        assert torch.equal(tokens[:, :2], before[:, :2])
+
+
+def test_what_cannot_be_explained_is_refused_with_what_to_do() -> None:
+    net, x = corners(2)
+    for method, message in {
+        SmoCAM("features"): "expected the standard deviation of each output .* got none. Give sigma=.* or `spread`",
+        SmoCAM("features").given([1.0, 0.0]): r"above 0; got \[1.0, 0.0\]",
+        SmoCAM("features").given([1.0, float("nan")]): r"above 0; got \[1.0, nan\]",
+        SmoCAM("features").given([1.0] * 3): "a standard deviation for each of 2 targets, or one for all; got 3",
+        SmoCAM("features", 1.0, step=1e38): "a finite objective; got .* in iteration .*Try a smaller step",
+        SmoCAM("elsewhere", 1.0): "elsewhere",
+    }.items():
+        with pytest.raises(BadInput, match=message):
+            method(net, x, Outputs())
+    with pytest.raises(BadInput, match=r"Outputs\(2\)"):
+        SmoCAM("features", 1.0)(net, x, Outputs(2))
+    with pytest.raises(BadInput, match="a grid of 2 axes and several cells at layer '8'"):
+        SmoCAM("8", 1.0)(classifier(2).eval(), image(2, 1, size=8), Outputs())
+
+
+def test_a_region_of_a_segmentation_is_a_target_like_any_other() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Conv2d(2, 3, 1))
+    x, mask = image(2, 2, size=6), torch.randint(0, 3, (2, 6, 10))
+    settings = {"sigma": 1.0, "iterations": 50, "tolerance": 1e9, "percentile": 0}
+    together = SmoCAM("0", **settings)(net, x, Region(1, 2, mask=mask))
+    alone = [SmoCAM("0", **settings)(net, x[i : i + 1], Region(t, mask=mask[i : i + 1])) for t in (1, 2) for i in (0, 1)]
+    assert relative(together, torch.cat(alone).unflatten(0, (2, 2)).squeeze(2)) <= 1e-5
+
+
+def test_the_standard_deviations_come_from_the_card_and_the_curves_reach_the_provenance() -> None:
+    net, x = corners(3)
+    scan = Volume(x[0].numpy(), np.eye(4))
+    found = explain(net, scan, SmoCAM("features"), Outputs(1), spread=(0.1, 1.0))
+    (row,) = found.provenance["details"]
+    assert row["sigma"] == 1.0
+    assert row["converged"]
+    assert row["curve"]["iteration"][-1] == row["iterations"]
+    assert overlap(torch.from_numpy(found.relevance[0].data[0]), net.corners[1]) >= 0.7
+    with pytest.raises(BadInput, match="the standard deviation of each output, up to 1; got 1 numbers"):
+        explain(net, scan, SmoCAM("features"), Outputs(1), spread=(0.1,))
+    with pytest.raises(BadInput, match="got none"):
+        explain(net, scan, SmoCAM("features"), Outputs(1))
+
+
+def test_a_descent_ends_where_the_objective_has_stood_still_for_the_window() -> None:
+    """|M - 1| with steps that halve the distance: F(i) = 2^-i, F(i-5) - F(i) = 31 2^-i <= 2^-10 from i = 15 on."""
+
+    def parts(M: Tensor, here: Tensor, i: int) -> Tensor:
+        return ((M - 1) ** 2).flatten(2).sum(2)[None] / 2
+
+    start = torch.zeros(1, 1, 1, 1, dtype=torch.double)
+    found = descend(start, lambda M, h, i: parts(M, h, i).mul(2).sqrt(), Steps("gradient", 0.0), Until(100, -1.0))
+    assert not found.converged.any()
+    found = descend(start, parts, Steps("gradient", 1 - 0.5**0.5), Until(100, 2.0**-11, 5))
+    assert found.converged.all()
+    assert int(found.steps) == 15
+
+
+def test_class_specific_l2caf_is_the_direction_in_which_the_class_leads_the_others() -> None:
+    """y_c = <g_c, f>, so that f = (g_t - sum of the others) / its norm."""
+    for axes in (2, 3):
+        net, x = corners(axes)
+        g = net.corners * net.features(x)[0, 0].detach() / net.corners[0].sum()
+        masks = L2CAF("features", step=0.03, tolerance=1e-7)(net, x, Outputs(0, 1))
+        for t in (0, 1):
+            best = g[t] - g[1 - t]
+            assert relative(masks[t, 0, 0], (best / best.norm()).abs()) <= 0.02
+            assert float(masks[t].norm()) == pytest.approx(1, rel=1e-5)
+
+
+def test_class_oblivious_l2caf_keeps_the_whole_output_and_is_the_same_for_all_targets() -> None:
+    """Two outputs with gradients at right angles: f = cos(a) g_1 / |g_1| + sin(a) g_2 / |g_2|, and a is tried out."""
+    net, x = corners(2)
+    with torch.no_grad():
+        net.corners[1] *= torch.where(
+            torch.arange(20) < 17, 1.0, 2.0
+        )  # the second corner is uneven, so that the angle is not 45 degrees
+    A = net.features(x)[0, 0].detach()
+    g = net.corners * A / net.corners.flatten(1).sum(1)[:, None, None]
+    S, size = net(x)[0].detach(), g.flatten(1).norm(dim=1)
+    angle = torch.linspace(0, torch.pi / 2, 20001)
+    a = angle[((angle.cos() * size[0] - S[0]) ** 2 + (angle.sin() * size[1] - S[1]) ** 2).argmin()]
+    best = a.cos() * g[0] / size[0] + a.sin() * g[1] / size[1]
+    masks, rows = L2CAF("features", "class-oblivious", step=0.03, tolerance=1e-7).detailed(net, x, Outputs(1, 0))
+    assert relative(masks[0, 0, 0], best) <= 0.02
+    assert torch.equal(masks[0], masks[1])
+    assert rows[0] == rows[1]
+    assert rows[0]["objective"] == pytest.approx(float((torch.einsum("oxy,xy->o", g, best) - S).square().mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_meaningful_perturbation_takes_away_the_corner_that_the_output_is_the_mean_of(axes: int) -> None:
+    net, x = corners(axes)
+    for jitter, least in ((0, 0.95), (1, 0.4)):
+        method = MeaningfulPerturbation(jitter=jitter, baseline="zero", iterations=100, cells=tuple(x.shape[2:]))
+        maps, rows = method.detailed(net, x, Outputs())
+        for t in (0, 1):
+            assert overlap(maps[t, 0, 0] - 0.9, net.corners[t]) >= least
+            assert bool((maps[t, 0, 0] > 0.9)[net.corners[t] > 0].all())
+            assert rows[t]["curve"]["effect"][-1] < 0.15 < rows[t]["curve"]["effect"][0] == pytest.approx(1, abs=0.05)
+
+
+def test_the_penalties_of_meaningful_perturbation_are_the_papers() -> None:
+    m = torch.rand(1, 2, 1, 3, 4, 2, dtype=torch.double)
+    area, rough = MeaningfulPerturbation(area=0.5, smooth=0.2, power=2.5).penalties(m)
+    for b in (0, 1):
+        total = 0.0
+        for i, j, k in itertools.product(range(3), range(4), range(2)):
+            for at in ((i + 1, j, k), (i, j + 1, k), (i, j, k + 1)):
+                if at[0] < 3 and at[1] < 4 and at[2] < 2:
+                    total += abs(float(m[0, b, 0][at] - m[0, b, 0, i, j, k])) ** 2.5
+        assert float(rough[0, b]) == pytest.approx(0.2 * total)
+        assert float(area[0, b]) == pytest.approx(0.5 * sum(1 - float(value) for value in m[0, b].flatten()))
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("game", ["preserve", "delete"])
+def test_an_extremal_perturbation_of_the_corners_area_is_the_corner(axes: int, game: str) -> None:
+    net, x = corners(axes)
+    method = ExtremalPerturbation(0.05, game, width=1.0, cells=tuple(x.shape[2:]), baseline="zero", iterations=400, step=0.05)
+    masks, rows = method.detailed(net, x, Outputs())
+    for t in (0, 1):
+        assert overlap(masks[t, 0, 0] - 0.5, net.corners[t]) >= 0.9
+        assert rows[t]["area"] == pytest.approx(0.05, abs=0.03)
+        effect = rows[t]["curve"]["effect"][-1]
+        assert effect < -0.8 if game == "preserve" else effect < 0.2
+
+
+@pytest.mark.parametrize("cells", [(4, 5), (3, 4, 3)])
+def test_the_smooth_mask_is_the_smooth_maximum_over_what_lies_around(cells: tuple[int, ...]) -> None:
+    p = torch.rand(2, 1, 1, *cells, dtype=torch.double)
+    m = Smooth(cells, 0.8, p.device)(p)
+    for u in itertools.product(*map(range, cells)):
+        values = []
+        for v in itertools.product(*(range(-3, n + 3) for n in cells)):  # outside there is 0
+            z = float(np.linalg.norm(np.subtract(u, v))) / 0.8
+            if z <= 2:
+                inside = all(0 <= i < n for i, n in zip(v, cells, strict=True))
+                values.append(np.exp(-2 * max(0.0, z - 0.5) ** 2) * (float(p[1, 0, 0][v]) if inside else 0.0))
+        weight = np.exp(20 * np.array(values))
+        assert float(m[1, 0, 0][u]) == pytest.approx(float((weight * values).sum() / weight.sum()), rel=1e-5)
+
+
+def test_the_area_is_how_far_the_sorted_mask_is_from_zeros_and_ones() -> None:
+    m = torch.tensor([0.9, 0.1, 0.2, 0.0, 0.6, 0.3, 0.0, 0.0, 0.0, 0.0]).reshape(1, 1, 1, 2, 5)
+    truth = ((1 - 0.9) ** 2 + (1 - 0.6) ** 2 + 0.3**2 + 0.2**2 + 0.1**2) / 10
+    assert float(ExtremalPerturbation(0.2).misfit(m)) == pytest.approx(truth)
+
+
+def test_a_baseline_that_does_not_change_the_score_is_refused() -> None:
+    net, x = corners(2)
+    for method in (ExtremalPerturbation(baseline="zero"), MeaningfulPerturbation(baseline="zero")):
+        with pytest.raises(BadInput, match="a score that the baseline changes"):
+            method(net, torch.zeros_like(x), Outputs(0))
+
+
+def test_a_card_says_the_spread_of_each_output(tmp_path: Path) -> None:
+    card = {
+        "name": "volumes",
+        "task": "regression",
+        "network": "monai:Regressor",
+        "weights": "w.safetensors",
+        "spread": [120, 35.5],
+    }
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    assert read_card(tmp_path).spread == (120, 35.5)
+    for wrong in ([120, 0], [120, -1.0], ["120"], [float("nan")]):
+        (tmp_path / "card.json").write_text(json.dumps(card | {"spread": wrong}))
+        with pytest.raises(BadInput, match="numbers above 0 as spread"):
+            read_card(tmp_path)
