@@ -24,8 +24,9 @@ class Card:
     Args:
         name: what the model is called.
         task: classification, regression or segmentation; decides what a target index means.
-        network: "monai:NAME" for a class of monai.networks.nets, "module:factory" (your code, run only with
-            trust), or "archive": `weights` is a TorchScript or torch.export archive (only with trust).
+        network: "monai:NAME" for a class of monai.networks.nets, "radiolucent:NAME" for one of this package
+            (Morphometry), "module:factory" (your code, run only with trust), or "archive": `weights` is a
+            TorchScript or torch.export archive (only with trust).
         arguments: keyword arguments of the network.
         weights: file name of the weights, safetensors or a state dict.
         channels: number of input channels; None where nobody says it (module:factory).
@@ -37,6 +38,8 @@ class Card:
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
         window: the grid that the network was trained on, where it is known and a scan may have another.
+        spread: standard deviation of each output over the training data, in their order, for methods that measure a
+            change of an output by it (SMOCAM). () where nobody says it.
         about: anything else worth knowing: data, licence, split, figures, limits.
         notes: remarks that loading gave rise to; they travel into the provenance and the report.
     """
@@ -53,6 +56,7 @@ class Card:
     output: str | int | None = None
     preprocessing: Prepares = field(default_factory=Preprocessing)
     window: tuple[int, ...] | None = None
+    spread: tuple[float, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -118,6 +122,9 @@ def read_card(path: str | Path) -> Card:
     values["preprocessing"] = Preprocessing.from_dict(values.get("preprocessing", {}))
     values["classes"] = tuple(values.get("classes", ()))
     values["regions"] = tuple(values.get("regions", ()))
+    values["spread"] = tuple(values.get("spread", ()))
+    if any(type(s) not in (int, float) or not 0 < s < float("inf") for s in values["spread"]):
+        raise BadInput("numbers above 0 as spread", f"{list(values['spread'])}", f"Correct {path}.")
     if any(type(label) is not int or label < 1 for label in values["regions"]):
         raise BadInput("labels above 0 as regions", f"{list(values['regions'])}", f"Correct {path}.")
     return Card(**values)
@@ -135,5 +142,6 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "layer": (str,),
     "output": (str, int),
     "preprocessing": (dict,),
+    "spread": (list,),
     "about": (dict,),
 }
