@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=0, help="0: as many as fit into an hour on two cores")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after this time and keep the best")
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw scans beside the one that learns")
+    parser.add_argument("--workers", type=int, default=2, help="processes that draw scans beside the one that learns")
     parser.add_argument("--checkpoint", type=Path, help="folder of the checkpoint, if not the model's")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)

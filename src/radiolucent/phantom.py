@@ -125,9 +125,11 @@ class Phantom:
 
     def __call__(self, anatomy: Parcellation, seed: int) -> Drawn:
         generator = Generator().manual_seed(seed)
+        labels = self._view(anatomy)
         if self.mirror and bool(torch.rand((), generator=generator) < 0.5):
-            anatomy = mirrored(anatomy)
-        anatomy = self._deformed(anatomy, generator)
+            labels = _mirrored(labels, _other_side(anatomy))
+        moved = sampled(torch.from_numpy(labels.data), self.deformation(labels.grid, generator), nearest=True)
+        anatomy = Parcellation(labels.like(moved.numpy()), anatomy.names)
         image = self._painted(anatomy, generator)
         grid = anatomy.labels.grid
         image = F.avg_pool3d(image[None], self.factor)[0]
@@ -138,25 +140,21 @@ class Phantom:
         coarse = geometry.coarsen(grid, tuple(image.shape[1:]))
         return Drawn(Volume(image.numpy(), coarse.affine), anatomy, volumes(anatomy))
 
-    def _deformed(self, anatomy: Parcellation, generator: Generator) -> Parcellation:
-        grid = self._grid(anatomy)
-        labels = torch.from_numpy(anatomy.labels.on(grid, nearest=True).data)
-        moved = sampled(labels, self.deformation(grid, generator), nearest=True)
-        return Parcellation(Volume(moved.numpy(), grid.affine), anatomy.names)
-
-    def _grid(self, anatomy: Parcellation) -> Grid:
+    def _view(self, anatomy: Parcellation) -> Volume:
+        """The labels in RAS, as much of them as the size holds."""
         if anatomy.labels.data.ndim != 4:
             raise BadInput("a 3D label map", f"{anatomy.labels.grid}", "Phantoms are volumes.")
         grid = geometry.reorient(anatomy.labels.grid, "RAS")
+        labels = anatomy.labels.on(grid, nearest=True)
         if self.size is None:
             whole = tuple(n // self.factor * self.factor for n in grid.shape)
-            return geometry.centre(grid, whole)
-        labels = anatomy.labels.on(grid, nearest=True).data[0]
-        inside = np.argwhere(np.isin(labels, [v for v in anatomy.values if v and _typical(anatomy.name(v))]))
-        if not len(inside):
+            return labels.on(geometry.centre(grid, whole), nearest=True)
+        inside = np.isin(labels.data[0], [v for v in anatomy.names if v and _typical(anatomy.name(v))])
+        if not inside.any():
             raise BadInput(f"a region whose name contains one of {', '.join(T1)}", "none", "Name the labels, or leave `size` out.")
-        low, high = inside.min(0), inside.max(0) + 1
-        return geometry.window(grid, tuple(int(n) for n in (low + high - np.array(self.size)) // 2), self.size)
+        lines = [np.flatnonzero(inside.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        start = tuple(int(line[0] + line[-1] + 1 - n) // 2 for line, n in zip(lines, self.size, strict=True))
+        return labels.on(geometry.window(grid, start, self.size), nearest=True)
 
     def _painted(self, anatomy: Parcellation, generator: Generator) -> Tensor:
         """An intensity for each voxel (1, *grid), blurred; both sides of a region share their mean."""
@@ -176,14 +174,21 @@ class Phantom:
 
 def mirrored(anatomy: Parcellation) -> Parcellation:
     """The same head seen in a mirror, on its own grid: right is left, and the labels of both sides are swapped."""
-    grid = anatomy.labels.grid
-    axis = next(i for i, code in enumerate(grid.orientation) if code in "LR")
-    data = np.flip(anatomy.labels.data, axis + 1).copy()
-    other = {anatomy.find(a)[0]: anatomy.find(b)[0] for a, b in anatomy.left_right()}
-    other |= {b: a for a, b in other.items()}
-    values, codes = np.unique(data, return_inverse=True)
-    swapped = np.array([other.get(int(v), int(v)) for v in values], data.dtype)[codes.reshape(data.shape)]
-    return Parcellation(anatomy.labels.like(swapped), anatomy.names)
+    return Parcellation(_mirrored(anatomy.labels, _other_side(anatomy)), anatomy.names)
+
+
+def _other_side(anatomy: Parcellation) -> dict[int, int]:
+    """Each label that has one on the other side -> that one."""
+    pairs = [(anatomy.find(a)[0], anatomy.find(b)[0]) for a, b in anatomy.left_right()]
+    return {a: b for pair in pairs for a, b in (pair, pair[::-1])}
+
+
+def _mirrored(labels: Volume, other: dict[int, int]) -> Volume:
+    axis = next(i for i, code in enumerate(labels.grid.orientation) if code in "LR")
+    data = np.flip(labels.data, axis + 1)
+    values = np.unique(data)
+    swapped = np.array([other.get(int(v), int(v)) for v in values], data.dtype)
+    return labels.like(swapped[np.searchsorted(values, data)])
 
 
 def volumes(anatomy: Parcellation) -> dict[str, float]:
