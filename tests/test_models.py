@@ -394,7 +394,7 @@ def test_row_25_a_card_cannot_name_code_without_trust(tmp_path, own_code):
     folder = put_card(tmp_path / "model", CARD | {"network": f"{own_code}:factory", "arguments": {"width": 5}, "weights": "w.pt"})
     trained = nn.Linear(5, 2)
     torch.save(trained.state_dict(), folder / "w.pt")
-    with pytest.raises(BadInput, match=f"a card whose network is monai:NAME; got {own_code}:factory.*--trust-model"):
+    with pytest.raises(BadInput, match=f"monai:NAME or radiolucent:NAME; got {own_code}:factory.*--trust-model"):
         load(folder)
     assert not Path(f"{own_code}.ran").exists()
     network, _ = load(folder, trust=True)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from radiolucent.errors import BadInput
-from radiolucent.statistics import bootstrap_mean, means
+from radiolucent.statistics import bootstrap_mean, intraclass_correlation, means
 
 
 @pytest.mark.parametrize("kind", ["percentile", "bca"])
@@ -67,3 +67,41 @@ def test_means_of_groups_draw_cases_not_rows() -> None:
     assert (first["layer"], first["mean"], first["n"], first["missing"]) == ("1", 4, 2, 0)
     assert (first["low"], first["high"]) == (2, 6)
     assert (second["layer"], second["mean"], second["n"], second["missing"]) == ("0", 4, 1, 1)
+
+
+SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+"""Their table 2: six subjects rated by four judges."""
+
+
+def test_the_intraclass_correlation_is_that_of_the_paper() -> None:
+    assert intraclass_correlation(np.array(SHROUT_FLEISS), "ICC(2,1)") == pytest.approx(0.29, abs=0.005)
+    assert intraclass_correlation(np.array(SHROUT_FLEISS), "ICC(3,1)") == pytest.approx(0.71, abs=0.005)
+
+
+def test_the_intraclass_correlation_is_that_of_an_analysis_of_variance() -> None:
+    """The sums of squares cell by cell, and components of variance from the expected mean squares."""
+    rng = np.random.default_rng(4)
+    for n, k in ((5, 2), (12, 3)):
+        x = rng.normal(size=(n, 1)) * 2 + rng.normal(size=(1, k)) + rng.normal(size=(n, k))
+        grand = sum(x[i, j] for i in range(n) for j in range(k)) / (n * k)
+        row = [sum(x[i, j] for j in range(k)) / k for i in range(n)]
+        column = [sum(x[i, j] for i in range(n)) / n for j in range(k)]
+        b = sum(k * (r - grand) ** 2 for r in row) / (n - 1)
+        j_ = sum(n * (c - grand) ** 2 for c in column) / (k - 1)
+        total = sum((x[i, j] - grand) ** 2 for i in range(n) for j in range(k))
+        e = (total - b * (n - 1) - j_ * (k - 1)) / ((n - 1) * (k - 1))
+        subject, judge = (b - e) / k, (j_ - e) / n
+        assert intraclass_correlation(x, "ICC(3,1)") == pytest.approx(subject / (subject + e))
+        assert intraclass_correlation(x, "ICC(2,1)") == pytest.approx(subject / (subject + judge + e))
+
+
+def test_agreement_counts_a_constant_difference_and_consistency_does_not() -> None:
+    truth = np.arange(10.0)
+    assert intraclass_correlation(np.stack([truth, truth], 1), "ICC(2,1)") == pytest.approx(1)
+    assert intraclass_correlation(np.stack([truth, truth + 5], 1), "ICC(3,1)") == pytest.approx(1)
+    assert intraclass_correlation(np.stack([truth, truth + 5], 1), "ICC(2,1)") < 0.5
+    assert np.isnan(intraclass_correlation(np.ones((4, 2))))
+    with pytest.raises(BadInput, match=r"1 of them missing"):
+        intraclass_correlation(np.array([[1, 2], [3, np.nan]]))
+    with pytest.raises(BadInput, match=r"ICC\(2,1\) or ICC\(3,1\)"):
+        intraclass_correlation(np.ones((4, 2)), "ICC")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Means over cases with bootstrap intervals: arrays in, tables out."""
+"""Means over cases with bootstrap intervals, and agreement of raters: arrays in, tables out."""
 
 from __future__ import annotations
 
@@ -96,3 +96,29 @@ def means(
         mean = bootstrap_mean(values, level=level, resamples=resamples, seed=seed, kind=kind)
         table.append(dict(zip(by, key, strict=True)) | mean._asdict())
     return table
+
+
+def intraclass_correlation(ratings: Array, kind: Literal["ICC(2,1)", "ICC(3,1)"] = "ICC(3,1)") -> float:
+    """How well raters (or truth and prediction) agree on single values, (n subjects, k raters), none missing.
+
+        ICC(3,1) = (B - E) / (B + (k - 1) E)
+        ICC(2,1) = (B - E) / (B + (k - 1) E + k (J - E) / n)
+
+    with the mean squares of a two-way analysis of variance: B between subjects, J between raters, E of the rest
+    (Shrout & Fleiss, Psychological Bulletin 1979). (3,1) overlooks a constant difference between raters (consistency),
+    (2,1) counts it (absolute agreement). 1 is the most; NaN where nothing varies at all.
+    """
+    ratings = np.asarray(ratings, np.float64)
+    if kind not in ("ICC(2,1)", "ICC(3,1)"):
+        raise BadInput("ICC(2,1) or ICC(3,1)", repr(kind), "Correct `kind`.")
+    if ratings.ndim != 2 or min(ratings.shape) < 2 or not np.isfinite(ratings).all():
+        got = f"shape {ratings.shape}, {np.count_nonzero(~np.isfinite(ratings))} of them missing or infinite"
+        raise BadInput("finite ratings (n subjects, k raters), at least 2 of each", got, "Leave subjects without all ratings out.")
+    n, k = ratings.shape
+    subjects, raters = ratings.mean(1, keepdims=True), ratings.mean(0, keepdims=True)
+    rest = ratings - subjects - raters + ratings.mean()
+    between = k * subjects.var(ddof=1)
+    error = (rest**2).sum() / ((n - 1) * (k - 1))
+    shift = n * raters.var(ddof=1) - error if kind == "ICC(2,1)" else 0.0
+    whole = between + (k - 1) * error + k * shift / n
+    return float((between - error) / whole) if whole > 0 else float("nan")

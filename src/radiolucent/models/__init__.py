@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from radiolucent.models.card import Card, read_card
 from radiolucent.models.loading import load
+from radiolucent.models.morphometry import Morphometry
 from radiolucent.models.preprocessing import Percentile, Preprocessing, Window, ZScore
 
-__all__ = ["Card", "Percentile", "Preprocessing", "Window", "ZScore", "load", "read_card"]
+__all__ = ["Card", "Morphometry", "Percentile", "Preprocessing", "Window", "ZScore", "load", "read_card"]

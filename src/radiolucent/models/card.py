@@ -24,8 +24,9 @@ class Card:
     Args:
         name: what the model is called.
         task: classification, regression or segmentation; decides what a target index means.
-        network: "monai:NAME" for a class of monai.networks.nets, "module:factory" (your code, run only with
-            trust), or "archive": `weights` is a TorchScript or torch.export archive (only with trust).
+        network: "monai:NAME" for a class of monai.networks.nets, "radiolucent:NAME" for one of this package
+            (Morphometry), "module:factory" (your code, run only with trust), or "archive": `weights` is a
+            TorchScript or torch.export archive (only with trust).
         arguments: keyword arguments of the network.
         weights: file name of the weights, safetensors or a state dict.
         channels: number of input channels; None where nobody says it (module:factory).
@@ -37,6 +38,7 @@ class Card:
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
         window: predict in windows of this size, with `overlap` and `blend` (see Tiled); None: the whole scan at once.
+        window: the grid that the network was trained on, where it is known and a scan may have another.
         spread: standard deviation of each output over the training data, in their order, for methods that measure a
             change of an output by it (SMOCAM). () where nobody says it.
         about: anything else worth knowing: data, licence, split, figures, limits.

@@ -14,6 +14,10 @@ from torch import nn
 
 from radiolucent.errors import BadInput
 from radiolucent.models.loading.files import ASK
+from radiolucent.models.morphometry import Morphometry
+
+NETWORKS: Mapping[str, type[nn.Module]] = {"Morphometry": Morphometry}
+"""The package's own networks, which a card names as "radiolucent:NAME"."""
 
 
 def build(network: str, arguments: Mapping[str, Any], trust: bool, where: str = "the card") -> nn.Module:
@@ -21,10 +25,13 @@ def build(network: str, arguments: Mapping[str, Any], trust: bool, where: str = 
     source, _, name = network.partition(":")
     if source == "monai":
         factory = from_monai(name, where)
+    elif source == "radiolucent":
+        factory = from_package(name, where)
     elif trust:
         factory = named(network)
     else:
-        raise BadInput("a card whose network is monai:NAME", network, f"It would run code that {where} names. {ASK}")
+        do = f"It would run code that {where} names. {ASK}"
+        raise BadInput("a card whose network is monai:NAME or radiolucent:NAME", network, do)
     given = dict(arguments)
     fetching = [f"{k} = {v!r}" for k, v in given.items() if v and re.search("pretrained|^checkpoint$|url$|_path$", k)]
     if fetching and not trust:
@@ -32,6 +39,13 @@ def build(network: str, arguments: Mapping[str, Any], trust: bool, where: str = 
     if source == "monai" and "pretrained" in inspect.signature(factory).parameters:
         given.setdefault("pretrained", False)  # some of MONAI's networks download weights unless told not to
     return made(factory, given, network, f"arguments that {network} takes", f"Correct {where}'s arguments.")
+
+
+def from_package(name: str, where: str = "the card") -> Any:
+    """A network of this package: its code is ours, so no trust is asked for."""
+    if name not in NETWORKS:
+        raise BadInput(f"a network of radiolucent: {', '.join(NETWORKS)}", name, f"Correct {where}'s network.")
+    return NETWORKS[name]
 
 
 def from_monai(name: str, where: str = "the card") -> Any:
