@@ -150,7 +150,7 @@ def test_a_factory_of_ones_own(own_code, tmp_path):
         ("{}:", "module:factory"),
         (".{}:x", "module"),
         ("no/folder", "a model folder, a card file or module:factory; got no/folder"),
-        ("x" * 5000, "a model folder, a card file or module:factory"),
+        ("x" * 5000, "a file name that the system can have"),
     ],
 )
 def test_factories_that_give_no_network(own_code, name, match):
