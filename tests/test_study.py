@@ -469,5 +469,8 @@ def test_rows_of_maps_that_are_never_whole_are_those_of_whole_ones(recipe: Path)
 
 def test_streamed_rows_need_a_window_and_keep_no_maps(recipe: Path) -> None:
     change(recipe, "near_mm = [2.0]", "near_mm = [2.0]\nstreamed = true")
-    with pytest.raises(BadInput, match=r"got \[model\] without a window"):
+    with pytest.raises(BadInput, match=r"got none, in the recipe or the card"):
+        run(recipe)
+    change(recipe, "[keep]", "[keep]\nmaps = true")
+    with pytest.raises(BadInput, match=r"got \[keep\] maps"):
         read_recipe(recipe)

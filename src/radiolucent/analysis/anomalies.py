@@ -47,7 +47,8 @@ def anomaly(
 
     Args:
         reference: cases that are normal by definition: the others are scored by what is fit on all of these (fold -1).
-            Within the reference, and without one within all cases, `folds` parts take turns (cross-fitting).
+            Within the reference, and without one within all cases, `folds` parts take turns (cross-fitting); of few
+            patients more parts, so that each forest sees at least 10.
         patients: cases of one patient stay in one part, and none is scored by a fit that saw another.
         trees, seed: of the forest; the seed also makes the parts, over the sorted names.
 
@@ -67,9 +68,16 @@ def _parts(known: Collection[str], patients: Patients, folds: int, seed: int) ->
     """Case -> part, for the cases that may be seen; all cases of a patient in one."""
     owner = {case: (patients or {}).get(case, case) for case in known}
     names = sorted(set(owner.values()))
+    folds = _enough(len(names), folds)
     shuffled = np.random.default_rng(seed).permutation(len(names))
     part = {names[i]: place % folds for place, i in enumerate(shuffled)}
     return {case: part[owner[case]] for case in known}
+
+
+def _enough(patients: int, folds: int) -> int:
+    """More parts than asked for where few patients would else leave too few to fit on; at most one for each."""
+    large = (k for k in range(folds, patients + 1) if patients - -(-patients // k) >= FEWEST_TO_FIT)
+    return next(large, folds)
 
 
 def _scored(profile: Profile, parts: Mapping[str, int], patients: Mapping[str, str], trees: int, seed: int) -> list[dict[str, Any]]:

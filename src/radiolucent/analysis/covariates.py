@@ -155,7 +155,8 @@ def _verdict(row: dict[str, Any], alpha: float) -> str:
     if row["reason"]:
         return str(row["reason"])
     if row["q"] >= alpha:
-        return f"no evidence of a {'relation' if row['test'] == 'Spearman' else 'difference'} (n = {row['n']})"
+        what = "a relation" if row["test"] == "Spearman" else "a difference"
+        return effects.not_found(what, row["p"], alpha, f"n = {row['n']}")
     what = f"{row['quantity']} {row['region']}".strip()
     if row["test"] in ("chi-square", "Fisher"):
         what = f"the share of anomalous cases by {row['quantity']}"

@@ -185,3 +185,10 @@ def q_values(p: Array) -> Array:
     q = np.full(p.shape, np.nan)
     q[made] = stats.false_discovery_control(p[made]) if made.any() else []
     return q
+
+
+def not_found(what: str, p: float, alpha: float, n: str) -> str:
+    """The words for a test that the false discovery rate does not let through; a small p alone is named as such."""
+    if p < alpha:
+        return f"not beyond chance over all tests, though p = {p:.2g} alone ({n})"
+    return f"no evidence of {what} ({n})"

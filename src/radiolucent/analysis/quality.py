@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pandas import DataFrame
 
-from radiolucent.analysis.effects import numeric, q_values
+from radiolucent.analysis.effects import not_found, numeric, q_values
 from radiolucent.analysis.profiles import GROUP, Patients, units
 
 SCORES = ("forest", "mahalanobis")
@@ -58,6 +58,6 @@ def _verdict(row: dict[str, Any], alpha: float) -> str:
     if row["reason"]:
         return str(row["reason"])
     if row["q"] >= alpha:
-        return f"no evidence of a relation (n = {row['n']})"
+        return not_found("a relation", row["p"], alpha, f"n = {row['n']}")
     warns = row["rho"] > 0 if row["quality"] == "hd95_mm" else row["rho"] < 0
     return f"anomalous cases are segmented {'worse' if warns else 'better'} (rho = {row['rho']:+.2f}, n = {row['n']})"

@@ -10,7 +10,7 @@ import numpy as np
 from pandas import DataFrame
 from scipy.spatial.distance import cdist
 
-from radiolucent.analysis.effects import FEWEST_IN_GROUP, q_values, two_groups
+from radiolucent.analysis.effects import FEWEST_IN_GROUP, not_found, q_values, two_groups
 from radiolucent.analysis.profiles import GROUP, REGION, Patients, Profile, profiles
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.geometry import Array
@@ -123,7 +123,7 @@ def _verdict(row: dict[str, Any], alpha: float) -> str:
     if math.isnan(row["p"]):
         return f"not enough cases: {row['n_a']} and {row['n_b']}, {FEWEST_IN_GROUP} are needed in both"
     if not row["q"] < alpha:
-        return f"no evidence of a difference (n = {row['n_a']} and {row['n_b']})"
+        return not_found("a difference", row["p"], alpha, f"n = {row['n_a']} and {row['n_b']}")
     if not row["region"]:
         return f"the profile of {row['target']} differs between the cohorts"
     return f"{'more' if row['effect'] > 0 else 'less'} relevance for {row['target']} in {row['region']} than before"

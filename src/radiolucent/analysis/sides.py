@@ -113,6 +113,6 @@ def _verdict(row: dict[str, Any], alpha: float) -> str:
     if row["reason"]:
         return str(row["reason"])
     if row["q"] >= alpha:
-        return f"no evidence of a side (n = {row['n']})"
+        return effects.not_found("a side", row["p"], alpha, f"n = {row['n']}")
     order = "left than right" if row["effect"] > 0 else "right than left"
     return f"more {order} (mean index {row['mean']:+.2f}, n = {row['n']})"

@@ -38,7 +38,6 @@ class Card:
         output: key or position of the part to explain, where the model returns several.
         preprocessing: see Preprocessing.
         window: predict in windows of this size, with `overlap` and `blend` (see Tiled); None: the whole scan at once.
-        window: the grid that the network was trained on, where it is known and a scan may have another.
         spread: standard deviation of each output over the training data, in their order, for methods that measure a
             change of an output by it (SMOCAM). () where nobody says it.
         about: anything else worth knowing: data, licence, split, figures, limits.

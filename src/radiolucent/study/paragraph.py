@@ -21,15 +21,15 @@ _REDUCED = {
 _COUNTS = {"cases": "cases analysed", "patients": "patients", "manifest": "cases in the cohort", "reference": "reference cases"}
 
 
-def methods_paragraph(recipe: Recipe, counts: Mapping[str, int], *, segments: bool) -> str:
-    """The paragraph; `counts` has the cases that were done and the patients, `segments` says what the model does."""
+def methods_paragraph(recipe: Recipe, study: Mapping[str, Any], counts: Mapping[str, int], *, segments: bool) -> str:
+    """The paragraph; `study` are its facts, `counts` has cases and patients, `segments` says what the model does."""
     targets = ", ".join(recipe.explain.targets) or ("every predicted class" if segments else "the model's outputs")
     how = f"For a class, the explained score was the {_REDUCED[recipe.explain.reduce]}." if segments else ""
     sentences = [
         f"We explained the predictions of the model for {targets} in {_cases(counts)} with Radiolucent {VERSION}.",
         how,
         f"Attributions were computed with {_listed([_named(m) for m in recipe.explain.methods])}.",
-        f"{_windows(recipe)}They were placed on each scan's own grid and added up over the regions of {_regions(recipe)}: "
+        f"{_windows(study)}They were placed on each scan's own grid and added up over the regions of {_regions(recipe)}: "
         "the importance of a region is the share of the absolute attribution that lies in it.",
         _extras(recipe),
         f"Means over cases are given with {recipe.analysis.level:.0%} bootstrap intervals.",
@@ -57,11 +57,18 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _windows(recipe: Recipe) -> str:
-    if not recipe.model.window:
+def _windows(study: Mapping[str, Any]) -> str:
+    windows = study["identity"]["model"].get("windows")
+    if not windows:
         return ""
-    size = " x ".join(map(str, recipe.model.window))
-    return f"The model was applied in windows of {size} voxels with an overlap of {recipe.model.overlap:.0%}. "
+    size = windows["window"]
+    size = " x ".join(map(str, size)) if isinstance(size, list) else str(size)
+    overlap = f"an overlap of {_share(windows['overlap'])} and {windows['blend']} blending"
+    return f"The model was applied in windows of {size} voxels with {overlap}. "
+
+
+def _share(overlap: float | Sequence[float]) -> str:
+    return " x ".join(f"{o:.0%}" for o in overlap) if isinstance(overlap, list) else f"{overlap:.0%}"
 
 
 def _regions(recipe: Recipe) -> str:

@@ -56,13 +56,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Model:
-    """[model] As for `radiolucent.load`; `window` and `overlap` predict it window by window; `device` as in torch."""
+    """[model] As for `radiolucent.load`; `device` as in torch.
+
+    `window`, `overlap` and `blend` predict it window by window (see radiolucent.tiling.Tiled); without a window, as the
+    model's card says.
+    """
 
     model: str
     weights: Path | None = None
     trust: bool = False
     window: tuple[int, ...] = ()
     overlap: float = 0.25
+    blend: Literal["constant", "gaussian", "nnunet"] = "constant"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -143,9 +148,8 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "analysis", replace(self.analysis, seed=self.study.seed))
         kept = [name for name in ("maps", "reports") if getattr(self.keep, name)]
-        if self.regions.streamed and (kept or not self.model.window):
-            got = f"[keep] {', '.join(kept)}" if kept else "[model] without a window"
-            raise BadInput("a window, and no map to keep, where [regions] are streamed", got, "Leave streamed out, or correct it.")
+        if self.regions.streamed and kept:
+            raise BadInput("no map to keep, where [regions] are streamed", f"[keep] {', '.join(kept)}", "Leave one of them out.")
 
     def to_toml(self) -> str:
         """The recipe as TOML; values that say nothing are left out."""

@@ -66,7 +66,7 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         panels=panels,
         verdicts=[*_looks(tables), *_verdicts(tables, analysis.settings.alpha)],
         notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
-        methods=methods_paragraph(recipe, analysis.counts, segments=segments),
+        methods=methods_paragraph(recipe, study.facts(), analysis.counts, segments=segments),
         facts=facts(recipe, study.facts(), analysis.counts),
     )
 

@@ -228,7 +228,7 @@ def _differences(then: Any, now: Any, where: str = "") -> list[str]:
         return [d for k in keys for d in _differences(then.get(k), now.get(k), f"{where}{dot}{k}")]
     if _tables(then) and _tables(now) and len(then) == len(now):
         return [d for i, (a, b) in enumerate(zip(then, now, strict=True), 1) for d in _differences(a, b, f"{where}[{i}]")]
-    if then == now:
+    if then == now or (then is None and not now):  # a setting that did not exist yet, and says nothing
         return []
     shown = ["nothing" if v is None else v if isinstance(v, str) else json.dumps(v) for v in (then, now)]
     then, now = (text if len(text) <= 200 else text[:200] + "..." for text in shown)

@@ -45,6 +45,7 @@ from radiolucent.study.store import Study
 from radiolucent.study.tables import to_parquet
 from radiolucent.study.thumbnails import thumbnail
 from radiolucent.targets import label_map
+from radiolucent.tiling import Tiled, untiled
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
@@ -98,31 +99,29 @@ def load_model(recipe: Recipe) -> Loaded:
     for layer in (name for method in methods for name in named_layers(method)):
         module_of(network, layer)
     plan = Plan(methods, recipe.explain.targets, recipe.explain.reduce)
-    identity = _identity(recipe, plan, card, weights_hash(network))
-    network = on_device(network, recipe.model.device)
     if recipe.model.window:
-        from radiolucent.tiling import Tiled, untiled
+        network = Tiled(untiled(network), recipe.model.window, recipe.model.overlap, recipe.model.blend)
+    if recipe.regions.streamed and not isinstance(network, Tiled):
+        raise BadInput("[model] window, where [regions] are streamed", "none, in the recipe or the card", "Add it.")
+    identity = _identity(recipe, plan, card, network)
+    return Loaded(on_device(network, recipe.model.device), card, plan, identity)
 
-        network = Tiled(untiled(network), recipe.model.window, recipe.model.overlap)
-    return Loaded(network, card, plan, identity)
 
-
-def _identity(recipe: Recipe, plan: Plan, card: Card, weights: str) -> dict[str, Any]:
-    regions, model = recipe.regions, recipe.model
+def _identity(recipe: Recipe, plan: Plan, card: Card, network: nn.Module) -> dict[str, Any]:
+    regions = recipe.regions
     parcellation = regions.parcellation
     if parcellation not in ("predicted", "label"):  # a study and its data may move together
         parcellation = os.path.relpath(parcellation, recipe.cohort.root)
     values = {
         "model": {
-            "weights_sha256": weights,
+            "weights_sha256": weights_hash(network),
             "task": card.task,
             "classes": card.classes,
             "regions": card.regions,
             "output": card.output,
             "preprocessing": card.preprocessing.as_dict(),
-            "window": model.window,
-            "overlap": model.overlap if model.window else None,
-            "device": model.device,
+            "windows": dict(network.settings) if isinstance(network, Tiled) else None,
+            "device": recipe.model.device,
         },
         "explain": {"methods": [as_dict(m) for m in plan.methods], "targets": plan.targets, "reduce": plan.reduce},
         "regions": {
