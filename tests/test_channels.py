@@ -182,7 +182,7 @@ def grad_cam(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The package, where it and its torchvision can be imported."""
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     try:
-        from peers import declare_torchvision_operators
+        from calling import declare_torchvision_operators
 
         declare_torchvision_operators()
         import pytorch_grad_cam

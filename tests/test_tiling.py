@@ -250,9 +250,11 @@ def test_one_window_over_the_whole_image_changes_nothing(axes: int, name: str) -
     assert state(net) == before
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in METHODS if n not in ("eigen-cam", "score-cam", "ablation-cam", "attention-rollout", "gradient-rollout")]
-)
+WHOLE = ("eigen-cam", "score-cam", "ablation-cam", "attention-rollout", "gradient-rollout", "smo-cam", "l2-caf")
+"""What has to see one layer of the whole image, and says so."""
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in WHOLE])
 def test_every_method_leaves_a_tiled_model_as_found(name: str) -> None:
     x = image(2, size=12)
     net = Segmenter(2)
@@ -440,7 +442,7 @@ def test_grad_cam_weighs_channels_by_the_mean_over_all_windows(axes: int, blend:
     assert relative(GradCAM("first")(tiled, x, target), slow.unsqueeze(2)) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["eigen-cam", "score-cam", "ablation-cam", "attention-rollout", "gradient-rollout"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_methods_that_must_watch_one_pass_refuse_several_windows(name: str) -> None:
     x = image(2, size=12)
     net = Transformer(2, 3, segments=True).eval() if "rollout" in name else Segmenter(2)
