@@ -23,7 +23,7 @@ ADAM = 10.0
 
 @dataclass(frozen=True)
 class SmoCAM:
-    """Smooth conditional attention mask (Konate et al., ISBI 2021, eq. 2), made for regression.
+    """Smooth conditional attention mask (Konate et al., "SMOCAM", eq. 2), made for regression.
 
         R = M where M >= its 95th percentile, else 0,   M = argmin F
         F(M) = |S(A * M) - S(A)| / sigma + norm |1 - ||M||_2| + smooth R_s(M),   R_s(M) = 1/n sum_a mean |grad_a M|

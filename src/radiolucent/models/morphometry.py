@@ -20,7 +20,7 @@ class Morphometry(nn.Module):
 
         y[k] = mean[k] + spread[k] g[k](x)
 
-    The regressor that SMOCAM explains (Lebrat et al., ISBI 2022, section 2.1), after Rebsamen et al. 2020: three blocks
+    The regressor that SMOCAM explains (Konate et al., section 2.1), after Rebsamen et al. 2020: three blocks
     and three fully connected layers. g is trained on standardised measurements; `mean` and `spread` (those of the
     training data) are buffers, so that x (b, c, *size) gives measurements (b, k) in their own units, and MSE on g is
     the mean of ((y - truth) / spread)^2. The layers with a grid are "blocks.0", "blocks.1", ...
