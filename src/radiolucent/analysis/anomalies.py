@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from pandas import DataFrame
 from scipy.linalg import helmert
-from sklearn.covariance import LedoitWolf, MinCovDet
-from sklearn.ensemble import IsolationForest
 
 from radiolucent.analysis.profiles import GROUP, Patients, Profile, profiles
 from radiolucent.errors import BadInput
@@ -96,6 +94,8 @@ def _scored(profile: Profile, parts: Mapping[str, int], patients: Mapping[str, s
 
 
 def _fit_and_score(profile: Profile, seen: Array, scored: Array, trees: int, seed: int) -> list[dict[str, Any]]:
+    from sklearn.ensemble import IsolationForest
+
     fit, new = profile.values[seen], profile.values[scored]
     if len(fit) < FEWEST_TO_FIT or fit.shape[1] < 2:
         reason = f"not enough cases: {len(fit)} to fit on, {FEWEST_TO_FIT} are needed" if fit.shape[1] > 1 else "a single region"
@@ -140,6 +140,8 @@ class Distance(NamedTuple):
 
     @classmethod
     def fit(cls, masses: Array, seed: int) -> Distance:
+        from sklearn.covariance import LedoitWolf
+
         least = np.array([column[column > 0].min() / 2 if (column > 0).any() else 1e-6 for column in masses.T])
         z = log_ratios(masses, least)
         n, d = z.shape
@@ -156,6 +158,8 @@ class Distance(NamedTuple):
 
 def _robust(z: Array, seed: int) -> tuple[Array, Array] | None:
     """Location and precision by the minimum covariance determinant; None where more than half of the cases are in a plane."""
+    from sklearn.covariance import MinCovDet
+
     with warnings.catch_warnings():  # that a step increased the determinant, by rounding, or that there is none
         warnings.simplefilter("ignore")
         try:
