@@ -1,9 +1,16 @@
 """A cohort that costs nothing: a network without weights to learn, images with a bright ball, labels of the ball."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
+
+from radiolucent.study import read_recipe
+from radiolucent.study import run as run_study
 
 NETWORK = '''
 """Three classes by the smoothed brightness; kills its process at an image above 1000, and is slow on wish."""
@@ -67,3 +74,28 @@ def write_case(folder: Path, name: str, seed: int, brightness: float = 1.0) -> N
     for part, data in (("images", image.astype(np.float32)), ("labels", (distance < 3).astype(np.uint8))):
         (folder / part).mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(data, np.diag([2.0, 1, 1, 1])), folder / part / f"{name}.nii.gz")
+
+
+def enter_world(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`write_world`, with its folder as the current one; the recipe's path."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "tinynet", raising=False)
+    return write_world(folder)
+
+
+def change(recipe: Path, old: str, new: str) -> None:
+    assert old in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(old, new))
+
+
+def run(recipe: Path, out: str = "study", **how: object):  # type: ignore[no-untyped-def]
+    return run_study(read_recipe(recipe), recipe.parent / out, **how)  # type: ignore[arg-type]
+
+
+def program(*arguments: object, before: str = "", **environment: str) -> subprocess.Popen[str]:
+    """`radiolucent` as a process of its own."""
+    code = f"import sys; sys.argv[0] = 'radiolucent'\n{before}\nfrom radiolucent.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})

@@ -1,12 +1,9 @@
 """The list of bad inputs for studies: what a cohort, a recipe or a folder may be, each by its number."""
 
 import html
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,13 +13,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from cohorts import write_case, write_world
+from cohorts import change, enter_world, program, run, write_case
 from torch import nn
 
 from radiolucent.analysis.effects import numeric
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.study import Study, read_cohort, read_recipe
-from radiolucent.study import run as run_study
 from radiolucent.study.analysing import analyse_study
 from radiolucent.study.cohort import read_manifest
 from radiolucent.study.recipe import Source
@@ -34,32 +30,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*no world space.*:radiolucent.e
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tinynet", raising=False)
-    path = write_world(tmp_path)
+    path = enter_world(tmp_path, monkeypatch)
     change(path, '{ method = "smooth-grad", samples = 3 }, { method = "grad-cam", layer = "blur" }', "")
     return path
 
 
-def change(recipe: Path, old: str, new: str) -> None:
-    assert old in recipe.read_text()
-    recipe.write_text(recipe.read_text().replace(old, new))
-
-
-def run(recipe: Path, **how: object):  # type: ignore[no-untyped-def]
-    return run_study(read_recipe(recipe), recipe.parent / "study", **how)  # type: ignore[arg-type]
-
-
 def save(path: Path, data: np.ndarray, spacing: tuple[float, ...] = (2.0, 1, 1, 1)) -> None:
     nib.save(nib.Nifti1Image(data, np.diag(spacing)), path)
-
-
-def program(*arguments: object, before: str = "", **environment: str) -> subprocess.Popen[str]:
-    code = f"import sys; sys.argv[0] = 'radiolucent'\n{before}\nfrom radiolucent.cli import main; main()"
-    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
 def only(recipe: Path, name: str = "case_1") -> str:

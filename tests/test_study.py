@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from cohorts import write_case, write_world
+from cohorts import change, enter_world, program, run, write_case
 
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.study import Study, read_recipe
@@ -31,19 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*no world space.*:radiolucent.e
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tinynet", raising=False)
-    return write_world(tmp_path)
-
-
-def run(recipe: Path, out: str = "study", **how: object):  # type: ignore[no-untyped-def]
-    return run_study(read_recipe(recipe), recipe.parent / out, **how)  # type: ignore[arg-type]
-
-
-def change(recipe: Path, old: str, new: str) -> None:
-    assert old in recipe.read_text()
-    recipe.write_text(recipe.read_text().replace(old, new))
+    return enter_world(tmp_path, monkeypatch)
 
 
 def compacted(folder: Path) -> dict[str, bytes]:
@@ -54,14 +41,6 @@ def compacted(folder: Path) -> dict[str, bytes]:
 
 def files(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-
-
-def program(*arguments: object, before: str = "", **environment: str) -> subprocess.Popen[str]:
-    """`radiolucent` as a process of its own."""
-    code = f"import sys; sys.argv[0] = 'radiolucent'\n{before}\nfrom radiolucent.cli import main; main()"
-    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
 
 def expected_hd95(folder: Path, name: str) -> float:
