@@ -9,14 +9,24 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from worlds import Transformer, classifier, convolution, image, relative
+from worlds import Mean, Transformer, classifier, convolution, image, relative
 
-from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain
+from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain, predict
 from radiolucent.hooks import Form
-from radiolucent.methods import L2CAF, ExtremalPerturbation, MeaningfulPerturbation, SmoCAM
+from radiolucent.methods import (
+    L2CAF,
+    ExtremalPerturbation,
+    GradCAM,
+    HiResCAM,
+    MeaningfulPerturbation,
+    SmoCAM,
+    SmoothGrad,
+    Times,
+)
+from radiolucent.methods.descent import Steps, Until, descend
 from radiolucent.methods.extremal import Smooth
-from radiolucent.methods.masking import Steps, Until, descend
 from radiolucent.models import read_card
+from radiolucent.protocols import Method
 from radiolucent.targets import Region
 
 
@@ -216,7 +226,7 @@ def test_a_layer_s_cells_are_weighted_and_its_class_tokens_are_not(kind: str) ->
 def test_what_cannot_be_explained_is_refused_with_what_to_do() -> None:
     net, x = corners(2)
     for method, message in {
-        SmoCAM("features"): "expected the standard deviation of each output .* got none. Give sigma=.* or `spread`",
+        SmoCAM("features"): "expected the standard deviation of each output .* got none. Give sigma=..., or, .*`spread`",
         SmoCAM("features").given([1.0, 0.0]): r"above 0; got \[1.0, 0.0\]",
         SmoCAM("features").given([1.0, float("nan")]): r"above 0; got \[1.0, nan\]",
         SmoCAM("features").given([1.0] * 3): "a standard deviation for each of 2 targets, or one for all; got 3",
@@ -253,6 +263,83 @@ def test_the_standard_deviations_come_from_the_card_and_the_curves_reach_the_pro
         explain(net, scan, SmoCAM("features"), Outputs(1), spread=(0.1,))
     with pytest.raises(BadInput, match="got none"):
         explain(net, scan, SmoCAM("features"), Outputs(1))
+
+
+class Counts(nn.Module):
+    """The identity; counts its runs."""
+
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return x.clone()
+
+
+def counted() -> tuple[nn.Sequential, list[Counts]]:
+    """A network with a counter before, between and behind the layers "1", "3" and "5", all of which are masked alike."""
+    torch.manual_seed(0)
+    counts = [Counts(), Counts(), Counts(), Counts()]
+    convolutions = [nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)]
+    mixed = [part for pair in zip(counts, convolutions, strict=False) for part in pair]
+    return nn.Sequential(*mixed, counts[3], Mean()).eval(), counts
+
+
+def test_several_layers_and_methods_share_one_pass_of_what_lies_before_them() -> None:
+    net, counts = counted()
+    scan = Volume(image(2, 1, size=8)[0].numpy(), np.eye(4))
+    quick = {"tolerance": 1e9, "window": 5}
+    methods = [SmoCAM("1", **quick), L2CAF("3", **quick), SmoCAM("5", **quick), SmoCAM("3", **quick)]
+    prediction = predict(net, scan)
+    for count in counts:
+        count.runs = 0
+    found = prediction.explain(methods, Outputs(), spread=(0.5, 2.0))
+    first, second, third, last = (count.runs for count in counts)
+    iterations = 5 + 1  # of each; and behind each layer one pass to see what is used, one to check it, and one for two at once
+    assert (first, second - first, third - second, last - third) == (1, iterations + 3, 2 * iterations + 3, iterations + 3)
+    for one in found:
+        (alone,) = prediction.explain([one.method], Outputs(), spread=(0.5, 2.0))
+        assert all(np.array_equal(a.data, b.data) for a, b in zip(one.relevance, alone.relevance, strict=True))
+        assert one.provenance["details"] == alone.provenance["details"]
+        assert (one.provenance["shared_by_methods"], alone.provenance["shared_by_methods"]) == (4, 1)
+    assert [e.method for e in found] == methods
+
+
+def test_a_layer_that_cannot_serve_does_not_take_the_others_along() -> None:
+    net, _ = counted()
+    prediction = predict(net, Volume(image(2, 1, size=8)[0].numpy(), np.eye(4)))
+    quick = {"tolerance": 1e9, "window": 5}
+    methods = [SmoCAM(layer, **quick) for layer in ("1", "7", "5")] + [SmoCAM("3", step=1e38, **quick), SmoCAM("nowhere", **quick)]
+    failed: dict[str, str] = {}
+    found = prediction.explain(methods, Outputs(), spread=(0.5, 2.0), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert [e.method.layer for e in found] == ["1", "5"]
+    assert "a grid of 2 axes" in failed["7"]
+    assert "a finite objective" in failed["3"]
+    assert "nowhere" in failed["nowhere"]
+    failed.clear()
+    both = [SmoCAM("1"), GradCAM("1")]
+    found = prediction.explain(both, Outputs(1), spread=(1.0,), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert [type(e.method) for e in found] == [GradCAM]
+    assert "up to 1; got 1 numbers" in failed["1"]
+
+
+def test_the_card_s_spread_reaches_a_mask_inside_other_methods() -> None:
+    net, _ = counted()
+    scan = Volume(image(2, 1, size=8)[0].numpy(), np.eye(4))
+    quick = {"tolerance": 1e9, "window": 5}
+
+    def made(sigma: float) -> Method:
+        return SmoothGrad(Times(SmoCAM("1", sigma, **quick), HiResCAM("3")), samples=2)
+
+    found = explain(net, scan, made(0.0), Outputs(1, 0), spread=np.array([0.5, 2.0]))
+    truth = [explain(net, scan, made(s), Outputs(t)) for t, s in ((1, 2.0), (0, 0.5))]
+    for one, other in zip(found.relevance, truth, strict=True):
+        assert relative(torch.from_numpy(one.data), torch.from_numpy(other.relevance[0].data)) <= 1e-4
+    assert found.method == made(0.0)
+    assert relative(torch.from_numpy(found.relevance[0].data), torch.from_numpy(found.relevance[1].data)) > 0.01
+    with pytest.raises(BadInput, match=r"standard deviation of each output .*got none"):
+        explain(net, scan, made(0.0), Outputs(1))
+    with pytest.raises(BadInput, match=r"spread as a list of numbers, one for each output; got 0\.5"):
+        explain(net, scan, made(0.0), Outputs(1), spread=0.5)
 
 
 def test_a_descent_ends_where_the_objective_has_stood_still_for_the_window() -> None:

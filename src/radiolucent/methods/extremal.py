@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from radiolucent import baselines
 from radiolucent.errors import BadInput
-from radiolucent.methods.masking import Descended, Steps, Until, descend, wide
+from radiolucent.methods.descent import Descended, Steps, Until, descend
+from radiolucent.methods.masking import wide
 from radiolucent.methods.pieces import Through, cells_of, through
 from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
