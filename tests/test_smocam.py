@@ -2,12 +2,16 @@
 
 import itertools
 import json
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_contracts import disturb, state
 from torch import Tensor, nn
 from worlds import Mean, Transformer, classifier, convolution, image, relative
 
@@ -27,6 +31,7 @@ from radiolucent.methods.descent import Steps, Until, descend
 from radiolucent.methods.extremal import Smooth
 from radiolucent.models import read_card
 from radiolucent.protocols import Method
+from radiolucent.report.figures import course
 from radiolucent.targets import Region
 
 
@@ -468,3 +473,148 @@ def test_a_card_says_the_spread_of_each_output(tmp_path: Path) -> None:
         (tmp_path / "card.json").write_text(json.dumps(card | {"spread": wrong}))
         with pytest.raises(BadInput, match="numbers above 0 as spread"):
             read_card(tmp_path)
+
+
+NET = """
+import torch
+from torch import nn
+
+class Volumes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.early, self.late, self.head = nn.Conv3d(1, 4, 3), nn.Conv3d(4, 2, 3), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(self.late(self.early(x).relu()).flatten(2).mean(2))
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """(exit code, what --json printed, standard error) of `radiolucent explain` on a scan with a small regression model."""
+    from radiolucent.cli import main
+
+    (tmp_path / "net.py").write_text(NET)
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).random((8, 8, 8)))
+    monkeypatch.chdir(tmp_path)
+    always = ["radiolucent", "explain", "scan.npy", "--model", "net:Volumes", "--task", "regression", "--method", "smo-cam"]
+
+    def run(*arguments: str) -> tuple[int, Any, str]:
+        monkeypatch.setattr("sys.argv", [*always, "--out", "out", "--overwrite", "--json", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, json.loads(said.out)["cases"][0] if said.out else None, said.err
+
+    return run
+
+
+def test_the_command_line_says_that_a_mask_has_not_converged(command: Callable[..., Any], tmp_path: Path) -> None:
+    short = ("--layer", "early", "--set", "sigma=0.01", "--set", "iterations=3")
+    code, case, err = command(*short)
+    assert code == 0
+    assert "note: SMOCAM: 2 of 2 masks have not converged after 3 iterations" in err
+    remark = "smo-cam at early: 2 of 2 masks have not converged (output 0, output 1)"
+    assert remark in case["notes"]
+    page = (tmp_path / "out" / "scan" / "report.html").read_text()
+    assert page.count(f'<p class="note">{remark}</p>') == 1
+    assert page.count("<details open><summary>Optimisation: did NOT converge in 3 iterations</summary>") == 2
+    assert page.count("<td>did NOT converge in 3 iterations</td>") == 2
+    assert "iteration&#34;" not in page, "the curves are drawn and not printed"
+    saved = json.loads((tmp_path / "out" / "scan" / "smo-cam" / "explanation.json").read_text())
+    assert [row["converged"] for row in saved["provenance"]["details"]] == [False, False]
+    code, case, err = command(*short, "--set", "tolerance=1e9", "--set", "window=2")
+    assert code == 0
+    assert "converged" not in err
+    assert not case["notes"] or "converged" not in " ".join(case["notes"])
+    page = (tmp_path / "out" / "scan" / "report.html").read_text()
+    assert page.count("<details><summary>Optimisation: converged after 2 iterations</summary>") == 2
+    assert "NOT converge" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--layer", "early"], 3, "the standard deviation of each output .*above 0; got none. Give sigma"),
+        (["--layer", "early", "--set", "sigma=0"], 3, "the standard deviation of each output .*above 0; got none. Give sigma"),
+        (["--layer", "early", "--set", "sigma=nan"], 1, "sigma as a number >= 0; got nan"),
+        (["--layer", "early", "--set", "sigma=-1"], 1, "sigma as a number >= 0; got -1"),
+        (["--layer", "head", "--set", "sigma=1"], 3, "a grid of 3 axes and several cells at layer 'head'.*early, late"),
+        (["--layer", "erly", "--set", "sigma=1"], 1, "the name of a layer; got 'erly'. Close to it: early"),
+        (["--layer", "early", "--set", "sigma=1", "--target", "2"], 3, r"from 0 to 1 for Outputs\(2\); got \[2\]"),
+        (["--layer", "early", "--set", "sigma=1", "--set", "step=1e38"], 3, "a finite objective; got .*Try a smaller step"),
+        (["--layer", "early", "--set", "sigma=1", "--set", "optimiser=sgd"], 1, "optimiser among paper, adam; got 'sgd'"),
+    ],
+)
+def test_the_command_line_refuses_what_cannot_be_explained(
+    command: Callable[..., Any], tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    ended, case, err = command(*arguments)
+    said = case["reason"] if case else err
+    assert ended == code, said
+    assert re.search(message, said), said
+    assert not (tmp_path / "out" / "scan").exists()
+
+
+class Breaking(nn.Module):
+    """Gives NaN from some call on."""
+
+    def __init__(self, call: int) -> None:
+        super().__init__()
+        self.call, self.calls = call, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * (torch.nan if self.calls >= self.call else 1.0)
+
+
+def test_nan_is_refused_wherever_it_comes_from_and_the_model_is_left_as_it_was() -> None:
+    x = image(2, 1, size=8)
+    poisoned = classifier(2)
+    with torch.no_grad():
+        poisoned[8].weight[1, 0] = torch.nan
+    holes = x.clone()
+    holes[0, 0, 2, 2] = torch.nan
+    late = nn.Sequential(*classifier(2), Breaking(12))
+    for net, given, message in (
+        (poisoned, x, "finite scores; got .*nan.*Check the weights and the input"),
+        (classifier(2), holes, "finite scores; got .*nan"),
+        (late, x, "a finite objective; got .*nan.* in iteration [1-9].*check the weights"),
+    ):
+        disturb(net)
+        for method in (SmoCAM("3", 1.0), SmoCAM("3", 1.0, optimiser="adam"), L2CAF("3")):
+            late[-1].calls = 0
+            before = state(net)
+            with pytest.raises(BadInput, match=message):
+                method(net, given, Outputs())
+            late[-1].calls = 0
+            assert state(net) == before
+
+
+@pytest.mark.parametrize("method", [SmoCAM("3"), SmoCAM("8", 1.0), SmoCAM("3", 1.0, step=1e38), SmoCAM("3", 1.0).given([1.0, 2.0])])
+def test_a_refusal_leaves_the_model_as_it_was(method: Method) -> None:
+    net, x = classifier(2), image(2, 1, size=8)
+    disturb(net)
+    before = state(net)
+    with pytest.raises(BadInput):
+        method(net, x, Outputs())
+    assert state(net) == before
+
+
+def test_the_course_of_an_optimisation_is_drawn_as_it_was() -> None:
+    curve = {"iteration": [0, 2, 4], "distance": [3.0, 1.0, 0.5], "norm": [0.1, 0.0, 0.0], "smooth": [0.0, 0.2, 0.1]}
+    (axis,) = course(curve).axes
+    drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
+    assert {name: list(drawn[name]) for name in curve if name != "iteration"} == {
+        k: v for k, v in curve.items() if k != "iteration"
+    }
+    assert np.allclose(drawn["objective"], [3.1, 1.2, 0.6])
+    assert axis.get_yscale() == "log"
+    assert axis.get_ylim()[0] > 0
+    (axis,) = course({"iteration": [0, 1], "loss": [2.0, -1.0]}).axes
+    assert axis.get_yscale() == "linear"
+    assert [str(line.get_label()) for line in axis.lines] == ["objective"]

@@ -82,8 +82,11 @@ class Descended:
         steps, converged = (each.expand(times, -1) for each in (self.steps, self.converged))
         return Descended(self.masks.expand(to), self.curve.expand(-1, -1, times, -1), steps, converged)
 
-    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """For each target what there is to say about the first item: the end, and a curve of at most POINTS points."""
+    def rows(self, names: Sequence[str], *, stops: bool = True) -> list[dict[str, Any]]:
+        """For each target what there is to say about the first item: the end, and a curve of at most POINTS points.
+
+        Without `stops` all iterations are always done, and there is no converging.
+        """
         rows = []
         for k in range(len(self.masks)):
             steps = int(self.steps[k, 0])
@@ -91,8 +94,8 @@ class Descended:
             at = sorted({*range(0, steps + 1, max(1, -(-steps // POINTS))), steps})
             read = [[float(f"{value:.6g}") for value in part[at].tolist()] for part in parts.unbind(1)]
             curve = {"iteration": at} | dict(zip(names, read, strict=True))
-            end = {"objective": float(parts[-1].sum()), "converged": bool(self.converged[k, 0]), "iterations": steps}
-            rows.append(end | {"curve": curve})
+            end = {"converged": bool(self.converged[k, 0])} if stops else {}
+            rows.append({"objective": float(parts[-1].sum())} | end | {"iterations": steps, "curve": curve})
         return rows
 
     def say(self, method: str) -> None:

@@ -68,7 +68,7 @@ class ExtremalPerturbation:
         """The masks, and for each target the area reached and the parts of the objective on the way."""
         found = through(model, x, targets, self.baseline, self.batch, self._find)
         areas = found.masks[:, 0].flatten(1).mean(1).tolist()
-        return found.masks, [{"area": a} | row for a, row in zip(areas, found.rows(("effect", "misfit")), strict=True)]
+        return found.masks, [{"area": a} | row for a, row in zip(areas, found.rows(("effect", "misfit"), stops=False), strict=True)]
 
     def _find(self, seen: Through, which: range) -> Descended:
         smooth = Smooth(cells_of(self.cells, seen.x), self.width, seen.x.device)

@@ -58,7 +58,7 @@ class MeaningfulPerturbation:
     def detailed(self, model: nn.Module, x: Tensor, targets: Target) -> tuple[Tensor, Sequence[Mapping[str, Any]]]:
         """The maps, and for each target the parts of the objective on the way."""
         found = through(model, x, targets, self.baseline, self.batch, self._find)
-        return 1 - found.masks, found.rows(("area", "smooth", "effect"))
+        return 1 - found.masks, found.rows(("area", "smooth", "effect"), stops=False)
 
     def _find(self, seen: Through, which: range) -> Descended:
         cells, axes = cells_of(self.cells, seen.x), seen.x.ndim - 2
