@@ -38,11 +38,11 @@ class SmoCAM:
     Where the paper can be read in several ways: (1) |grad_a M|_1 is the mean over the neighbours, since with its
     gamma of 30 the sum leaves no mask but a constant one, and its descent does not converge (differences="sum" is that
     reading). (2) A step that does not lower F is taken all the same, and tau becomes 0.99 tau for the next: refused
-    steps would leave F as it is and so end the descent. (3) F is stagnant where |F(i - `window`) - F(i)| <= `tolerance`.
-    (4) The start is 1.1 / ||1||_2 in each cell, so its norm is 1.1. (5) M may become negative; the threshold is on
-    M itself, before it is interpolated, and it is the last M, not the best. optimiser="adam" takes Adam's direction
-    with the same test and stop, and steps of 100 tau times the start, which with the default is the start itself: F
-    ends lower, or as low.
+    steps would leave F as it is and so end the descent. (3) F is stagnant where |F(i - `window`) - F(i)| <= `tolerance`,
+    which an F that swings may meet by chance. (4) The start is 1.1 / ||1||_2 in each cell, so its norm is 1.1. (5) M
+    may become negative; the threshold is on M itself, before it is interpolated, and it is the last M, not the best.
+    optimiser="adam" takes Adam's direction with the same test and stop, and steps of 100 tau times the start, which
+    with the default is the start itself: F ends lower, or as low.
 
     On the layer's grid. Not signed in meaning: M says what suffices, not in which direction. F is not convex, and a mask
     with the norm 1 cannot carry all features on: the distance that is left is in the details, with the curves. A larger
