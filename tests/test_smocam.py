@@ -29,7 +29,9 @@ from radiolucent.methods import (
 )
 from radiolucent.methods.descent import Steps, Until, descend
 from radiolucent.methods.extremal import Smooth
+from radiolucent.methods.pieces import cells_of
 from radiolucent.models import read_card
+from radiolucent.models.slicewise import Slicewise
 from radiolucent.protocols import Method
 from radiolucent.report.figures import course
 from radiolucent.targets import Region
@@ -161,6 +163,15 @@ def test_the_percentile_keeps_its_share_of_the_cells_and_0_keeps_all() -> None:
     assert torch.equal(kept, torch.where(whole >= float(at), whole, 0.0))
     assert 0.09 <= float((kept != 0).float().mean()) <= 0.11
     assert bool((whole != 0).all())
+
+
+def test_the_threshold_is_each_mask_s_own_and_takes_a_whole_brain() -> None:
+    many = 2**24 + 16
+    M = torch.stack([torch.arange(many, dtype=torch.float32), -torch.arange(many, dtype=torch.float32) - 1])[:, None, None]
+    kept = SmoCAM(percentile=75).thresholded(M)
+    assert [float((k != 0).float().mean()) for k in kept] == pytest.approx([0.25, 0.25], abs=1e-6)
+    assert bool((kept[0, ..., -9:] != 0).all())
+    assert bool((kept[1, ..., :9] != 0).all())
 
 
 def test_adam_comes_to_a_lower_objective_in_fewer_iterations_in_this_world() -> None:
@@ -618,3 +629,99 @@ def test_the_course_of_an_optimisation_is_drawn_as_it_was() -> None:
     (axis,) = course({"iteration": [0, 1], "loss": [2.0, -1.0]}).axes
     assert axis.get_yscale() == "linear"
     assert [str(line.get_label()) for line in axis.lines] == ["objective"]
+
+
+def test_an_axis_of_one_cell_is_smooth() -> None:
+    M = torch.tensor([0.1, 0.5, 0.2, 0.0]).reshape(1, 1, 1, 4, 1)
+    method = SmoCAM(norm=2.0, smooth=3.0)
+    distance, norm, smooth = method.parts(M, torch.tensor([[5.0]]), torch.tensor([[3.0]]), torch.tensor([[4.0]]))
+    assert (float(distance), float(norm)) == pytest.approx((0.5, 2 * (1 - 0.3**0.5)))
+    assert float(smooth) == pytest.approx(3 * (0.4 + 0.3 + 0.2) / 3 / 2)
+
+
+@pytest.mark.parametrize(
+    "method", [SmoCAM("0", 1.0, iterations=60), L2CAF("0", iterations=60), ExtremalPerturbation(iterations=9, cells=4)]
+)
+def test_where_items_of_a_batch_mix_targets_go_through_one_by_one(method: Method) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU(), nn.Conv2d(3, 2, 1), Mean()
+    )
+    x = image(2, 2, size=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        together = method(net, x[:1], Outputs())
+        alone = torch.cat([method(net, x[:1], Outputs(t)) for t in (0, 1)])
+    assert relative(together, alone) <= 1e-5
+    with pytest.raises(BadInput, match="one image at a time for this model"):
+        method(net, x, Outputs())
+
+
+@pytest.mark.parametrize("method", [SmoCAM("0", 1.0), L2CAF("0"), ExtremalPerturbation(), MeaningfulPerturbation()])
+def test_quantised_layers_and_whole_numbers_are_refused(method: Method) -> None:
+    class Quantised(nn.Conv2d):
+        """Of a module of torch's own quantised ones."""
+
+    Quantised.__module__ = "torch.ao.nn.quantized.modules"
+    net = nn.Sequential(Quantised(1, 2, 3), Mean())
+    with pytest.raises(BadInput, match=r"quantised layers \(Quantised\)"):
+        method(net, image(2, 1), Outputs())
+
+    class Rounds(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.long()
+
+    class Reals(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float().flatten(1).sum(1, keepdim=True)
+
+    message = "a layer of real numbers" if hasattr(method, "layer") else "an image of floating-point numbers"
+    with pytest.raises(BadInput, match=message):
+        method(nn.Sequential(Rounds(), Reals()), image(2, 1).long(), Outputs())
+
+
+def test_a_network_that_runs_slice_by_slice_is_refused() -> None:
+    net = Slicewise(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 1)), 0)
+    x = image(3, 1, size=8)
+    target = Region(1, mask=torch.ones(1, *x.shape[2:], dtype=torch.long))
+    for method in (SmoCAM("network.0", 1.0), L2CAF("network.0")):
+        with pytest.raises(BadInput, match="a layer of real numbers that sees the whole image; got layer .* slice by slice"):
+            method(net, x, target)
+
+
+def test_batch_says_how_many_targets_share_a_pass() -> None:
+    net, counts = counted()
+    for batch, passes in ((1, 2 * 6 + 3), (2, 6 + 4), (0, 6 + 4)):  # two at once are checked once
+        counts[3].runs = 0
+        SmoCAM("5", 1.0, tolerance=1e9, window=5, batch=batch)(net, image(2, 1, size=8), Outputs())
+        assert counts[3].runs == passes
+
+
+def test_masks_are_found_in_single_precision_whatever_the_model_s() -> None:
+    torch.manual_seed(0)
+    net, x = classifier(2).eval(), image(2, 1, size=8)
+    settings = {"sigma": 0.05, "iterations": 60, "tolerance": 1e9, "percentile": 0}
+    truth = SmoCAM("3", **settings)(net, x, Outputs(0))
+    for method in (SmoCAM("3", **settings), L2CAF("3", tolerance=1e9)):
+        assert method(net.bfloat16(), x.bfloat16(), Outputs(0)).dtype == torch.float32
+    assert relative(SmoCAM("3", **settings)(net, x.bfloat16(), Outputs(0)), truth) <= 0.05
+
+
+def test_a_curve_has_at_most_two_hundred_points_and_its_end() -> None:
+    start = torch.ones(1, 1, 1, 2)
+    found = descend(start, lambda M, h, i: (M**2).flatten(2).sum(2)[None], Steps("gradient", 1e-3), Until(1999))
+    (row,) = found.rows(("loss",))
+    at = row["curve"]["iteration"]
+    assert (at[0], at[1], at[-1]) == (0, 10, 1999)
+    assert len(at) == len(row["curve"]["loss"]) == 201
+    assert row["curve"]["loss"][-1] == pytest.approx(2 * (1 - 2e-3) ** (2 * 1999), rel=1e-3)
+    assert row["converged"] is False
+    assert "converged" not in found.rows(("loss",), stops=False)[0]
+
+
+def test_cells_are_of_about_one_size_and_no_smaller_than_voxels() -> None:
+    x = torch.zeros(1, 1, 40, 10, 3)
+    assert cells_of(20, x) == (20, 5, 2)
+    assert cells_of(100, x) == (40, 10, 3)
+    assert cells_of(4, x) == (4, 1, 1)
+    assert cells_of((5, 50, 2), x) == (5, 10, 2)

@@ -46,7 +46,7 @@ class Explanation:
     def remarks(self) -> list[str]:
         """What whoever sees the maps must be told: masks that have not converged."""
         details = self.provenance.get("details") or [{}] * len(self.targets)
-        open_ended = [name for name, row in zip(self.targets, details, strict=True) if row.get("converged") is False]
+        open_ended = [name for name, row in zip(self.targets, details, strict=False) if row.get("converged") is False]
         if not open_ended:
             return []
         names = ", ".join(open_ended[:5]) + (", ..." if len(open_ended) > 5 else "")
