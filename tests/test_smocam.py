@@ -275,6 +275,8 @@ def test_the_standard_deviations_come_from_the_card_and_the_curves_reach_the_pro
     assert row["converged"]
     assert row["curve"]["iteration"][-1] == row["iterations"]
     assert overlap(torch.from_numpy(found.relevance[0].data[0]), net.corners[1]) >= 0.7
+    own = explain(net, scan, SmoCAM("features", 0.5, tolerance=0.1), Outputs(1), spread=(0.1, 1.0))
+    assert own.provenance["details"][0]["sigma"] == 0.5
     with pytest.raises(BadInput, match="the standard deviation of each output, up to 1; got 1 numbers"):
         explain(net, scan, SmoCAM("features"), Outputs(1), spread=(0.1,))
     with pytest.raises(BadInput, match="got none"):
@@ -681,11 +683,11 @@ def test_quantised_layers_and_whole_numbers_are_refused(method: Method) -> None:
 
 
 def test_a_network_that_runs_slice_by_slice_is_refused() -> None:
-    net = Slicewise(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 1)), 0)
+    net = Slicewise(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 1)))
     x = image(3, 1, size=8)
     target = Region(1, mask=torch.ones(1, *x.shape[2:], dtype=torch.long))
     for method in (SmoCAM("network.0", 1.0), L2CAF("network.0")):
-        with pytest.raises(BadInput, match="a layer of real numbers that sees the whole image; got layer .* slice by slice"):
+        with pytest.raises(BadInput, match=r"a layer of real numbers that sees the whole image; got layer .* slice by slice"):
             method(net, x, target)
 
 
