@@ -175,7 +175,7 @@ def test_the_threshold_is_each_mask_s_own_and_takes_a_whole_brain() -> None:
 
 
 def test_adam_comes_to_a_lower_objective_in_fewer_iterations_in_this_world() -> None:
-    """In others it does not: benchmarks/smocam.py."""
+    """In real ones it comes lower still: benchmarks/smocam.py."""
     net, x = corners(3)
     ends = [SmoCAM("features", 1.0, optimiser=o).detailed(net, x, Outputs(0))[1][0] for o in ("paper", "adam")]
     assert ends[1]["objective"] < ends[0]["objective"]
@@ -201,6 +201,8 @@ def test_a_sigma_for_each_output_is_a_call_with_each() -> None:
     alone = [SmoCAM("features", s, tolerance=0.1)(net, x, Outputs(t)) for t, s in enumerate((1.0, 0.03))]
     assert relative(together, torch.cat(alone)) <= 1e-5
     assert [row["sigma"] for row in rows] == [1.0, 0.03]
+    in_turn = SmoCAM("features", tolerance=0.1, batch=1).given([1.0, 0.03])(net, x, Outputs())
+    assert relative(in_turn, together) <= 1e-5
 
 
 def test_every_form_of_layer_is_masked_cell_by_cell() -> None:
@@ -707,6 +709,28 @@ def test_masks_are_found_in_single_precision_whatever_the_model_s() -> None:
     for method in (SmoCAM("3", **settings), L2CAF("3", tolerance=1e9)):
         assert method(net.bfloat16(), x.bfloat16(), Outputs(0)).dtype == torch.float32
     assert relative(SmoCAM("3", **settings)(net, x.bfloat16(), Outputs(0)), truth) <= 0.05
+
+
+def test_the_step_shrinks_where_the_objective_is_not_lower_than_before_for_each_mask() -> None:
+    steps, M, G = Steps("gradient", 1.0, 0.5), torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
+    sizes = []
+    for one, other in ((3.0, 3.0), (3.0, 2.0), (2.0, 2.5), (2.5, 2.0)):
+        sizes.append((-steps.next(M, G, torch.tensor([[one], [other]]))).flatten().tolist())
+    assert sizes == [[1, 1], [0.5, 1], [0.5, 0.5], [0.25, 0.5]]
+    steps.keep(torch.tensor([False, True]))
+    assert float(steps.next(M[1:], G[1:], torch.tensor([[2.0]]))) == -0.25
+
+
+def test_adam_takes_the_steps_of_pytorch_s_own() -> None:
+    scale = torch.tensor([1.0, 10.0, 0.1]).reshape(1, 1, 1, 3)
+    theirs = nn.Parameter(torch.full((1, 1, 1, 3), 2.0))
+    optimiser, steps, ours = torch.optim.Adam([theirs], lr=0.05), Steps("adam", 0.05), torch.full((1, 1, 1, 3), 2.0)
+    for i in range(30):
+        optimiser.zero_grad()
+        (scale * theirs**2).sum().backward()
+        optimiser.step()
+        ours = steps.next(ours, 2 * scale * ours, torch.tensor([[-float(i)]]))
+        assert relative(ours, theirs.detach()) <= 1e-5
 
 
 def test_a_curve_has_at_most_two_hundred_points_and_its_end() -> None:
