@@ -27,7 +27,7 @@ from radiolucent.methods import (
     SmoothGrad,
     Times,
 )
-from radiolucent.methods.descent import Steps, Until, descend
+from radiolucent.methods.descent import Descended, Steps, Until, descend
 from radiolucent.methods.extremal import Smooth
 from radiolucent.methods.pieces import cells_of
 from radiolucent.models import read_card
@@ -374,6 +374,27 @@ def test_a_descent_ends_where_the_objective_has_stood_still_for_the_window() -> 
     found = descend(start, parts, Steps("gradient", 1 - 0.5**0.5), Until(100, 2.0**-11, 5))
     assert found.converged.all()
     assert int(found.steps) == 15
+
+
+def test_items_and_targets_that_stop_early_stay_where_they_stopped() -> None:
+    rates = torch.tensor([[0.9, 0.1], [0.5, 0.3]], dtype=torch.double)
+
+    def run(t: list[int], b: list[int]) -> Descended:
+        def parts(M: Tensor, here: Tensor, i: int) -> Tensor:
+            return (rates[t][here][:, b] * ((M - 1) ** 2).flatten(2).sum(2))[None]
+
+        start = torch.zeros(len(t), len(b), 1, 2, dtype=torch.double)
+        return descend(start, parts, Steps("gradient", 0.5, 0.9), Until(200, 1e-4, 3))
+
+    together = run([0, 1], [0, 1])
+    assert together.converged.all()
+    assert len(together.steps.unique()) == 4
+    for t, b in itertools.product((0, 1), (0, 1)):
+        alone = run([t], [b])
+        assert torch.equal(together.masks[t, b], alone.masks[0, 0])
+        assert int(together.steps[t, b]) == int(alone.steps) == len(alone.curve) - 1
+        assert torch.equal(together.curve[: len(alone.curve), :, t, b], alone.curve[:, :, 0, 0])
+        assert together.curve[len(alone.curve) :, :, t, b].isnan().all()
 
 
 def test_class_specific_l2caf_is_the_direction_in_which_the_class_leads_the_others() -> None:
