@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 from test_contracts import disturb, state
+from test_replay import Skips
 from torch import Tensor, nn
 from worlds import Mean, Transformer, classifier, convolution, image, relative
 
-from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain, predict
+from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain, predict, write_report
 from radiolucent.hooks import Form
 from radiolucent.methods import (
     L2CAF,
     ExtremalPerturbation,
     GradCAM,
+    Gradient,
     HiResCAM,
     MeaningfulPerturbation,
     SmoCAM,
@@ -325,7 +327,7 @@ def test_several_layers_and_methods_share_one_pass_of_what_lies_before_them() ->
 
 
 def test_a_layer_that_cannot_serve_does_not_take_the_others_along() -> None:
-    net, _ = counted()
+    net, counts = counted()
     prediction = predict(net, Volume(image(2, 1, size=8)[0].numpy(), np.eye(4)))
     quick = {"tolerance": 1e9, "window": 5}
     methods = [SmoCAM(layer, **quick) for layer in ("1", "7", "5")] + [SmoCAM("3", step=1e38, **quick), SmoCAM("nowhere", **quick)]
@@ -336,10 +338,31 @@ def test_a_layer_that_cannot_serve_does_not_take_the_others_along() -> None:
     assert "a finite objective" in failed["3"]
     assert "nowhere" in failed["nowhere"]
     failed.clear()
+    counts[0].runs = 0
+    some = [SmoCAM("1", **quick), SmoCAM("3", step=1e38, **quick), SmoCAM("5")]
+    found = prediction.explain(some, Outputs(), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert not found
+    found = prediction.explain(some[:2], Outputs(), spread=(0.5, 2.0), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert [e.method.layer for e in found] == ["1"]
+    assert counts[0].runs == 1 + len(some) + 1  # where all fail, each is asked again by itself
+    failed.clear()
     both = [SmoCAM("1"), GradCAM("1")]
     found = prediction.explain(both, Outputs(1), spread=(1.0,), failed=lambda m, e: failed.update({m.layer: str(e)}))
     assert [type(e.method) for e in found] == [GradCAM]
     assert "up to 1; got 1 numbers" in failed["1"]
+
+
+def test_a_layer_that_does_not_run_costs_the_others_no_second_pass() -> None:
+    count = Counts()
+    net = nn.Sequential(count, Skips(), Mean()).eval()
+    prediction = predict(net, Volume(image(2, 1, size=8)[0].numpy(), np.eye(4)))
+    count.runs, failed = 0, []
+    methods = [SmoCAM(f"1.{name}", 1.0, tolerance=1e9, window=5) for name in ("unused", "used")]
+    found = prediction.explain(methods, Outputs(), failed=lambda m, e: failed.append((m, str(e))))
+    assert [e.method for e in found] == methods[1:]
+    assert [m for m, _ in failed] == methods[:1]
+    assert "to run in the forward pass; got no call of it" in failed[0][1]
+    assert count.runs == 1
 
 
 def test_the_card_s_spread_reaches_a_mask_inside_other_methods() -> None:
@@ -772,3 +795,14 @@ def test_cells_are_of_about_one_size_and_no_smaller_than_voxels() -> None:
     assert cells_of(100, x) == (40, 10, 3)
     assert cells_of(4, x) == (4, 1, 1)
     assert cells_of((5, 50, 2), x) == (5, 10, 2)
+
+
+def test_what_always_takes_all_its_iterations_is_not_said_not_to_converge(tmp_path: Path) -> None:
+    net, x = corners(2)
+    scan = Volume(x[0].numpy(), np.eye(4))
+    found = explain(net, scan, MeaningfulPerturbation(iterations=3, baseline="zero"), Outputs(0))
+    assert found.remarks == []
+    page = write_report(tmp_path / "page.html", scan, [found, explain(net, scan, Gradient(), Outputs(0))], title="x").read_text()
+    assert page.count("<details><summary>Optimisation: 3 iterations, as many as were asked for</summary>") == 1
+    assert "NOT converge" not in page
+    assert "have not converged" not in page
