@@ -21,14 +21,19 @@ def agrees(net: nn.Module, x: Tensor, layer: str) -> None:
     net.eval()
     draw = torch.Generator().manual_seed(2)
     with evaluating(net), torch.no_grad():
-        plain = net(x.clone())
+        kept: list[Tensor] = []
+        with edited(net, layer, lambda output: kept.append(output.clone()) or output):
+            plain = net(x.clone())
         with replaying(net, layer, x) as replay:
             assert torch.equal(replay.output, plain)
             assert torch.equal(replay(replay.value), plain)
-            own = replay.value.clone()
-            others = torch.randn(3, *own.shape, generator=draw)
+            assert torch.equal(replay.value, kept[0])
+            others = torch.randn(3, *kept[0].shape, generator=draw)
+            given = others.clone()
             one, three = replay(others[0]), replay(others.flatten(0, 1))
-            assert torch.equal(replay.value, own)
+            assert torch.equal(replay(others[0]), one)
+            assert torch.equal(replay.value, kept[0])
+            assert torch.equal(others, given)
         truth = []
         for other in others:
             with edited(net, layer, lambda output, other=other: other.clone()):
@@ -118,6 +123,10 @@ def test_what_had_finished_is_neither_run_nor_kept_unless_it_is_used() -> None:
         kept = [t for runs in replay._kept.values() for t in runs if isinstance(t, Tensor)]
         assert len(kept) == 3
         assert sum(t.untyped_storage().nbytes() for t in kept) < 100
+        for k in (2, 1):  # nor is it for the next replay
+            replay(replay.value.repeat(k, 1, 1, 1))
+            copies = [t for runs in replay._copies[1].values() for t in runs]
+            assert sum(t.untyped_storage().nbytes() for t in copies) < 100
         assert replay.largest == replay.value.numel()
     assert counts.runs == 1
 

@@ -2,21 +2,40 @@
 
 import itertools
 import json
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_contracts import disturb, state
+from test_replay import Skips
 from torch import Tensor, nn
-from worlds import Transformer, classifier, convolution, image, relative
+from worlds import Mean, Transformer, classifier, convolution, image, relative
 
-from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain
+from radiolucent import BadInput, InputWarning, Logits, Outputs, Volume, explain, predict, write_report
 from radiolucent.hooks import Form
-from radiolucent.methods import L2CAF, ExtremalPerturbation, MeaningfulPerturbation, SmoCAM
+from radiolucent.methods import (
+    L2CAF,
+    ExtremalPerturbation,
+    GradCAM,
+    Gradient,
+    HiResCAM,
+    MeaningfulPerturbation,
+    SmoCAM,
+    SmoothGrad,
+    Times,
+)
+from radiolucent.methods.descent import Descended, Steps, Until, descend
 from radiolucent.methods.extremal import Smooth
-from radiolucent.methods.masking import Steps, Until, descend
+from radiolucent.methods.pieces import cells_of
 from radiolucent.models import read_card
+from radiolucent.models.slicewise import Slicewise
+from radiolucent.protocols import Method
+from radiolucent.report.figures import course
 from radiolucent.targets import Region
 
 
@@ -148,8 +167,17 @@ def test_the_percentile_keeps_its_share_of_the_cells_and_0_keeps_all() -> None:
     assert bool((whole != 0).all())
 
 
+def test_the_threshold_is_each_mask_s_own_and_takes_a_whole_brain() -> None:
+    many = 2**24 + 16
+    M = torch.stack([torch.arange(many, dtype=torch.float32), -torch.arange(many, dtype=torch.float32) - 1])[:, None, None]
+    kept = SmoCAM(percentile=75).thresholded(M)
+    assert [float((k != 0).float().mean()) for k in kept] == pytest.approx([0.25, 0.25], abs=1e-6)
+    assert bool((kept[0, ..., -9:] != 0).all())
+    assert bool((kept[1, ..., :9] != 0).all())
+
+
 def test_adam_comes_to_a_lower_objective_in_fewer_iterations_in_this_world() -> None:
-    """In others it does not: benchmarks/smocam.py."""
+    """In real ones it comes lower still: benchmarks/smocam.py."""
     net, x = corners(3)
     ends = [SmoCAM("features", 1.0, optimiser=o).detailed(net, x, Outputs(0))[1][0] for o in ("paper", "adam")]
     assert ends[1]["objective"] < ends[0]["objective"]
@@ -175,6 +203,8 @@ def test_a_sigma_for_each_output_is_a_call_with_each() -> None:
     alone = [SmoCAM("features", s, tolerance=0.1)(net, x, Outputs(t)) for t, s in enumerate((1.0, 0.03))]
     assert relative(together, torch.cat(alone)) <= 1e-5
     assert [row["sigma"] for row in rows] == [1.0, 0.03]
+    in_turn = SmoCAM("features", tolerance=0.1, batch=1).given([1.0, 0.03])(net, x, Outputs())
+    assert relative(in_turn, together) <= 1e-5
 
 
 def test_every_form_of_layer_is_masked_cell_by_cell() -> None:
@@ -216,7 +246,7 @@ def test_a_layer_s_cells_are_weighted_and_its_class_tokens_are_not(kind: str) ->
 def test_what_cannot_be_explained_is_refused_with_what_to_do() -> None:
     net, x = corners(2)
     for method, message in {
-        SmoCAM("features"): "expected the standard deviation of each output .* got none. Give sigma=.* or `spread`",
+        SmoCAM("features"): "expected the standard deviation of each output .* got none. Give sigma=..., or, .*`spread`",
         SmoCAM("features").given([1.0, 0.0]): r"above 0; got \[1.0, 0.0\]",
         SmoCAM("features").given([1.0, float("nan")]): r"above 0; got \[1.0, nan\]",
         SmoCAM("features").given([1.0] * 3): "a standard deviation for each of 2 targets, or one for all; got 3",
@@ -249,10 +279,110 @@ def test_the_standard_deviations_come_from_the_card_and_the_curves_reach_the_pro
     assert row["converged"]
     assert row["curve"]["iteration"][-1] == row["iterations"]
     assert overlap(torch.from_numpy(found.relevance[0].data[0]), net.corners[1]) >= 0.7
+    own = explain(net, scan, SmoCAM("features", 0.5, tolerance=0.1), Outputs(1), spread=(0.1, 1.0))
+    assert own.provenance["details"][0]["sigma"] == 0.5
     with pytest.raises(BadInput, match="the standard deviation of each output, up to 1; got 1 numbers"):
         explain(net, scan, SmoCAM("features"), Outputs(1), spread=(0.1,))
     with pytest.raises(BadInput, match="got none"):
         explain(net, scan, SmoCAM("features"), Outputs(1))
+
+
+class Counts(nn.Module):
+    """The identity; counts its runs."""
+
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return x.clone()
+
+
+def counted() -> tuple[nn.Sequential, list[Counts]]:
+    """A network with a counter before, between and behind the layers "1", "3" and "5", all of which are masked alike."""
+    torch.manual_seed(0)
+    counts = [Counts(), Counts(), Counts(), Counts()]
+    convolutions = [nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)]
+    mixed = [part for pair in zip(counts, convolutions, strict=False) for part in pair]
+    return nn.Sequential(*mixed, counts[3], Mean()).eval(), counts
+
+
+def test_several_layers_and_methods_share_one_pass_of_what_lies_before_them() -> None:
+    net, counts = counted()
+    scan = Volume(image(2, 1, size=8)[0].numpy(), np.eye(4))
+    quick = {"tolerance": 1e9, "window": 5}
+    methods = [SmoCAM("1", **quick), L2CAF("3", **quick), SmoCAM("5", **quick), SmoCAM("3", **quick)]
+    prediction = predict(net, scan)
+    for count in counts:
+        count.runs = 0
+    found = prediction.explain(methods, Outputs(), spread=(0.5, 2.0))
+    first, second, third, last = (count.runs for count in counts)
+    iterations = 5 + 1  # of each; and behind each layer one pass to see what is used, one to check it, and one for two at once
+    assert (first, second - first, third - second, last - third) == (1, iterations + 3, 2 * iterations + 3, iterations + 3)
+    for one in found:
+        (alone,) = prediction.explain([one.method], Outputs(), spread=(0.5, 2.0))
+        assert all(np.array_equal(a.data, b.data) for a, b in zip(one.relevance, alone.relevance, strict=True))
+        assert one.provenance["details"] == alone.provenance["details"]
+        assert (one.provenance["shared_by_methods"], alone.provenance["shared_by_methods"]) == (4, 1)
+    assert [e.method for e in found] == methods
+
+
+def test_a_layer_that_cannot_serve_does_not_take_the_others_along() -> None:
+    net, counts = counted()
+    prediction = predict(net, Volume(image(2, 1, size=8)[0].numpy(), np.eye(4)))
+    quick = {"tolerance": 1e9, "window": 5}
+    methods = [SmoCAM(layer, **quick) for layer in ("1", "7", "5")] + [SmoCAM("3", step=1e38, **quick), SmoCAM("nowhere", **quick)]
+    failed: dict[str, str] = {}
+    found = prediction.explain(methods, Outputs(), spread=(0.5, 2.0), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert [e.method.layer for e in found] == ["1", "5"]
+    assert "a grid of 2 axes" in failed["7"]
+    assert "a finite objective" in failed["3"]
+    assert "nowhere" in failed["nowhere"]
+    failed.clear()
+    counts[0].runs = 0
+    some = [SmoCAM("1", **quick), SmoCAM("3", step=1e38, **quick), SmoCAM("5")]
+    found = prediction.explain(some, Outputs(), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert not found
+    found = prediction.explain(some[:2], Outputs(), spread=(0.5, 2.0), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert [e.method.layer for e in found] == ["1"]
+    assert counts[0].runs == 1 + len(some) + 1  # where all fail, each is asked again by itself
+    failed.clear()
+    both = [SmoCAM("1"), GradCAM("1")]
+    found = prediction.explain(both, Outputs(1), spread=(1.0,), failed=lambda m, e: failed.update({m.layer: str(e)}))
+    assert [type(e.method) for e in found] == [GradCAM]
+    assert "up to 1; got 1 numbers" in failed["1"]
+
+
+def test_a_layer_that_does_not_run_costs_the_others_no_second_pass() -> None:
+    count = Counts()
+    net = nn.Sequential(count, Skips(), Mean()).eval()
+    prediction = predict(net, Volume(image(2, 1, size=8)[0].numpy(), np.eye(4)))
+    count.runs, failed = 0, []
+    methods = [SmoCAM(f"1.{name}", 1.0, tolerance=1e9, window=5) for name in ("unused", "used")]
+    found = prediction.explain(methods, Outputs(), failed=lambda m, e: failed.append((m, str(e))))
+    assert [e.method for e in found] == methods[1:]
+    assert [m for m, _ in failed] == methods[:1]
+    assert "to run in the forward pass; got no call of it" in failed[0][1]
+    assert count.runs == 1
+
+
+def test_the_card_s_spread_reaches_a_mask_inside_other_methods() -> None:
+    net, _ = counted()
+    scan = Volume(image(2, 1, size=8)[0].numpy(), np.eye(4))
+    quick = {"tolerance": 1e9, "window": 5}
+
+    def made(sigma: float) -> Method:
+        return SmoothGrad(Times(SmoCAM("1", sigma, **quick), HiResCAM("3")), samples=2)
+
+    found = explain(net, scan, made(0.0), Outputs(1, 0), spread=np.array([0.5, 2.0]))
+    truth = [explain(net, scan, made(s), Outputs(t)) for t, s in ((1, 2.0), (0, 0.5))]
+    for one, other in zip(found.relevance, truth, strict=True):
+        assert relative(torch.from_numpy(one.data), torch.from_numpy(other.relevance[0].data)) <= 1e-4
+    assert found.method == made(0.0)
+    assert relative(torch.from_numpy(found.relevance[0].data), torch.from_numpy(found.relevance[1].data)) > 0.01
+    with pytest.raises(BadInput, match=r"standard deviation of each output .*got none"):
+        explain(net, scan, made(0.0), Outputs(1))
+    with pytest.raises(BadInput, match=r"spread as a list of numbers, one for each output; got 0\.5"):
+        explain(net, scan, made(0.0), Outputs(1), spread=0.5)
 
 
 def test_a_descent_ends_where_the_objective_has_stood_still_for_the_window() -> None:
@@ -267,6 +397,27 @@ def test_a_descent_ends_where_the_objective_has_stood_still_for_the_window() -> 
     found = descend(start, parts, Steps("gradient", 1 - 0.5**0.5), Until(100, 2.0**-11, 5))
     assert found.converged.all()
     assert int(found.steps) == 15
+
+
+def test_items_and_targets_that_stop_early_stay_where_they_stopped() -> None:
+    rates = torch.tensor([[0.9, 0.1], [0.5, 0.3]], dtype=torch.double)
+
+    def run(t: list[int], b: list[int]) -> Descended:
+        def parts(M: Tensor, here: Tensor, i: int) -> Tensor:
+            return (rates[t][here][:, b] * ((M - 1) ** 2).flatten(2).sum(2))[None]
+
+        start = torch.zeros(len(t), len(b), 1, 2, dtype=torch.double)
+        return descend(start, parts, Steps("gradient", 0.5, 0.9), Until(200, 1e-4, 3))
+
+    together = run([0, 1], [0, 1])
+    assert together.converged.all()
+    assert len(together.steps.unique()) == 4
+    for t, b in itertools.product((0, 1), (0, 1)):
+        alone = run([t], [b])
+        assert torch.equal(together.masks[t, b], alone.masks[0, 0])
+        assert int(together.steps[t, b]) == int(alone.steps) == len(alone.curve) - 1
+        assert torch.equal(together.curve[: len(alone.curve), :, t, b], alone.curve[:, :, 0, 0])
+        assert together.curve[len(alone.curve) :, :, t, b].isnan().all()
 
 
 def test_class_specific_l2caf_is_the_direction_in_which_the_class_leads_the_others() -> None:
@@ -381,3 +532,277 @@ def test_a_card_says_the_spread_of_each_output(tmp_path: Path) -> None:
         (tmp_path / "card.json").write_text(json.dumps(card | {"spread": wrong}))
         with pytest.raises(BadInput, match="numbers above 0 as spread"):
             read_card(tmp_path)
+
+
+NET = """
+import torch
+from torch import nn
+
+class Volumes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.early, self.late, self.head = nn.Conv3d(1, 4, 3), nn.Conv3d(4, 2, 3), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.head(self.late(self.early(x).relu()).flatten(2).mean(2))
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """(exit code, what --json printed, standard error) of `radiolucent explain` on a scan with a small regression model."""
+    from radiolucent.cli import main
+
+    (tmp_path / "net.py").write_text(NET)
+    np.save(tmp_path / "scan.npy", np.random.default_rng(0).random((8, 8, 8)))
+    monkeypatch.chdir(tmp_path)
+    always = ["radiolucent", "explain", "scan.npy", "--model", "net:Volumes", "--task", "regression", "--method", "smo-cam"]
+
+    def run(*arguments: str) -> tuple[int, Any, str]:
+        monkeypatch.setattr("sys.argv", [*always, "--out", "out", "--overwrite", "--json", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return code, json.loads(said.out)["cases"][0] if said.out else None, said.err
+
+    return run
+
+
+def test_the_command_line_says_that_a_mask_has_not_converged(command: Callable[..., Any], tmp_path: Path) -> None:
+    short = ("--layer", "early", "--set", "sigma=0.01", "--set", "iterations=3")
+    code, case, err = command(*short)
+    assert code == 0
+    assert "note: SMOCAM: 2 of 2 masks have not converged after 3 iterations" in err
+    remark = "smo-cam at early: 2 of 2 masks have not converged (output 0, output 1)"
+    assert remark in case["notes"]
+    page = (tmp_path / "out" / "scan" / "report.html").read_text()
+    assert page.count(f'<p class="note">{remark}</p>') == 1
+    assert page.count("<details open><summary>Optimisation: did NOT converge in 3 iterations</summary>") == 2
+    assert page.count("<td>did NOT converge in 3 iterations</td>") == 2
+    assert "iteration&#34;" not in page, "the curves are drawn and not printed"
+    saved = json.loads((tmp_path / "out" / "scan" / "smo-cam" / "explanation.json").read_text())
+    assert [row["converged"] for row in saved["provenance"]["details"]] == [False, False]
+    code, case, err = command(*short, "--set", "tolerance=1e9", "--set", "window=2")
+    assert code == 0
+    assert "converged" not in err
+    assert not case["notes"] or "converged" not in " ".join(case["notes"])
+    page = (tmp_path / "out" / "scan" / "report.html").read_text()
+    assert page.count("<details><summary>Optimisation: converged after 2 iterations</summary>") == 2
+    assert "NOT converge" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--layer", "early"], 3, "the standard deviation of each output .*above 0; got none. Give sigma"),
+        (["--layer", "early", "--set", "sigma=0"], 3, "the standard deviation of each output .*above 0; got none. Give sigma"),
+        (["--layer", "early", "--set", "sigma=nan"], 1, "sigma as a number >= 0; got nan"),
+        (["--layer", "early", "--set", "sigma=-1"], 1, "sigma as a number >= 0; got -1"),
+        (["--layer", "head", "--set", "sigma=1"], 3, "a grid of 3 axes and several cells at layer 'head'.*early, late"),
+        (["--layer", "erly", "--set", "sigma=1"], 1, "the name of a layer; got 'erly'. Close to it: early"),
+        (["--layer", "early", "--set", "sigma=1", "--target", "2"], 3, r"from 0 to 1 for Outputs\(2\); got \[2\]"),
+        (["--layer", "early", "--set", "sigma=1", "--set", "step=1e38"], 3, "a finite objective; got .*Try a smaller step"),
+        (["--layer", "early", "--set", "sigma=1", "--set", "optimiser=sgd"], 1, "optimiser among paper, adam; got 'sgd'"),
+    ],
+)
+def test_the_command_line_refuses_what_cannot_be_explained(
+    command: Callable[..., Any], tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    ended, case, err = command(*arguments)
+    said = case["reason"] if case else err
+    assert ended == code, said
+    assert re.search(message, said), said
+    assert not (tmp_path / "out" / "scan").exists()
+
+
+class Breaking(nn.Module):
+    """Gives NaN from some call on."""
+
+    def __init__(self, call: int) -> None:
+        super().__init__()
+        self.call, self.calls = call, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * (torch.nan if self.calls >= self.call else 1.0)
+
+
+def test_nan_is_refused_wherever_it_comes_from_and_the_model_is_left_as_it_was() -> None:
+    x = image(2, 1, size=8)
+    poisoned = classifier(2)
+    with torch.no_grad():
+        poisoned[8].weight[1, 0] = torch.nan
+    holes = x.clone()
+    holes[0, 0, 2, 2] = torch.nan
+    late = nn.Sequential(*classifier(2), Breaking(12))
+    for net, given, message in (
+        (poisoned, x, "finite scores; got .*nan.*Check the weights and the input"),
+        (classifier(2), holes, "finite scores; got .*nan"),
+        (late, x, "a finite objective; got .*nan.* in iteration [1-9].*check the weights"),
+    ):
+        disturb(net)
+        for method in (SmoCAM("3", 1.0), SmoCAM("3", 1.0, optimiser="adam"), L2CAF("3")):
+            late[-1].calls = 0
+            before = state(net)
+            with pytest.raises(BadInput, match=message):
+                method(net, given, Outputs())
+            late[-1].calls = 0
+            assert state(net) == before
+
+
+@pytest.mark.parametrize("method", [SmoCAM("3"), SmoCAM("8", 1.0), SmoCAM("3", 1.0, step=1e38), SmoCAM("3", 1.0).given([1.0, 2.0])])
+def test_a_refusal_leaves_the_model_as_it_was(method: Method) -> None:
+    net, x = classifier(2), image(2, 1, size=8)
+    disturb(net)
+    before = state(net)
+    with pytest.raises(BadInput):
+        method(net, x, Outputs())
+    assert state(net) == before
+
+
+def test_the_course_of_an_optimisation_is_drawn_as_it_was() -> None:
+    curve = {"iteration": [0, 2, 4], "distance": [3.0, 1.0, 0.5], "norm": [0.1, 0.0, 0.0], "smooth": [0.0, 0.2, 0.1]}
+    (axis,) = course(curve).axes
+    drawn = {str(line.get_label()): line.get_ydata() for line in axis.lines}
+    assert {name: list(drawn[name]) for name in curve if name != "iteration"} == {
+        k: v for k, v in curve.items() if k != "iteration"
+    }
+    assert np.allclose(drawn["objective"], [3.1, 1.2, 0.6])
+    assert axis.get_yscale() == "log"
+    assert axis.get_ylim()[0] > 0
+    (axis,) = course({"iteration": [0, 1], "loss": [2.0, -1.0]}).axes
+    assert axis.get_yscale() == "linear"
+    assert [str(line.get_label()) for line in axis.lines] == ["objective"]
+
+
+def test_an_axis_of_one_cell_is_smooth() -> None:
+    M = torch.tensor([0.1, 0.5, 0.2, 0.0]).reshape(1, 1, 1, 4, 1)
+    method = SmoCAM(norm=2.0, smooth=3.0)
+    distance, norm, smooth = method.parts(M, torch.tensor([[5.0]]), torch.tensor([[3.0]]), torch.tensor([[4.0]]))
+    assert (float(distance), float(norm)) == pytest.approx((0.5, 2 * (1 - 0.3**0.5)))
+    assert float(smooth) == pytest.approx(3 * (0.4 + 0.3 + 0.2) / 3 / 2)
+
+
+@pytest.mark.parametrize(
+    "method", [SmoCAM("0", 1.0, iterations=60), L2CAF("0", iterations=60), ExtremalPerturbation(iterations=9, cells=4)]
+)
+def test_where_items_of_a_batch_mix_targets_go_through_one_by_one(method: Method) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3, track_running_stats=False), nn.ReLU(), nn.Conv2d(3, 2, 1), Mean()
+    )
+    x = image(2, 2, size=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        together = method(net, x[:1], Outputs())
+        alone = torch.cat([method(net, x[:1], Outputs(t)) for t in (0, 1)])
+    assert relative(together, alone) <= 1e-5
+    with pytest.raises(BadInput, match="one image at a time for this model"):
+        method(net, x, Outputs())
+
+
+@pytest.mark.parametrize("method", [SmoCAM("0", 1.0), L2CAF("0"), ExtremalPerturbation(), MeaningfulPerturbation()])
+def test_quantised_layers_and_whole_numbers_are_refused(method: Method) -> None:
+    class Quantised(nn.Conv2d):
+        """Of a module of torch's own quantised ones."""
+
+    Quantised.__module__ = "torch.ao.nn.quantized.modules"
+    net = nn.Sequential(Quantised(1, 2, 3), Mean())
+    with pytest.raises(BadInput, match=r"quantised layers \(Quantised\)"):
+        method(net, image(2, 1), Outputs())
+
+    class Rounds(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.long()
+
+    class Reals(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float().flatten(1).sum(1, keepdim=True)
+
+    message = "a layer of real numbers" if hasattr(method, "layer") else "an image of floating-point numbers"
+    with pytest.raises(BadInput, match=message):
+        method(nn.Sequential(Rounds(), Reals()), image(2, 1).long(), Outputs())
+
+
+def test_a_network_that_runs_slice_by_slice_is_refused() -> None:
+    net = Slicewise(nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 2, 1)))
+    x = image(3, 1, size=8)
+    target = Region(1, mask=torch.ones(1, *x.shape[2:], dtype=torch.long))
+    for method in (SmoCAM("network.0", 1.0), L2CAF("network.0")):
+        with pytest.raises(BadInput, match=r"a layer of real numbers that sees the whole image; got layer .* slice by slice"):
+            method(net, x, target)
+
+
+def test_batch_says_how_many_targets_share_a_pass() -> None:
+    net, counts = counted()
+    for batch, passes in ((1, 2 * 6 + 3), (2, 6 + 4), (0, 6 + 4)):  # two at once are checked once
+        counts[3].runs = 0
+        SmoCAM("5", 1.0, tolerance=1e9, window=5, batch=batch)(net, image(2, 1, size=8), Outputs())
+        assert counts[3].runs == passes
+
+
+def test_masks_are_found_in_single_precision_whatever_the_model_s() -> None:
+    torch.manual_seed(0)
+    net, x = classifier(2).eval(), image(2, 1, size=8)
+    settings = {"sigma": 0.05, "iterations": 60, "tolerance": 1e9, "percentile": 0}
+    truth = SmoCAM("3", **settings)(net, x, Outputs(0))
+    for method in (SmoCAM("3", **settings), L2CAF("3", tolerance=1e9)):
+        assert method(net.bfloat16(), x.bfloat16(), Outputs(0)).dtype == torch.float32
+    assert relative(SmoCAM("3", **settings)(net, x.bfloat16(), Outputs(0)), truth) <= 0.05
+
+
+def test_the_step_shrinks_where_the_objective_is_not_lower_than_before_for_each_mask() -> None:
+    steps, M, G = Steps("gradient", 1.0, 0.5), torch.zeros(2, 1, 1, 1), torch.ones(2, 1, 1, 1)
+    sizes = []
+    for one, other in ((3.0, 3.0), (3.0, 2.0), (2.0, 2.5), (2.5, 2.0)):
+        sizes.append((-steps.next(M, G, torch.tensor([[one], [other]]))).flatten().tolist())
+    assert sizes == [[1, 1], [0.5, 1], [0.5, 0.5], [0.25, 0.5]]
+    steps.keep(torch.tensor([False, True]))
+    assert float(steps.next(M[1:], G[1:], torch.tensor([[2.0]]))) == -0.25
+
+
+def test_adam_takes_the_steps_of_pytorch_s_own() -> None:
+    scale = torch.tensor([1.0, 10.0, 0.1]).reshape(1, 1, 1, 3)
+    theirs = nn.Parameter(torch.full((1, 1, 1, 3), 2.0))
+    optimiser, steps, ours = torch.optim.Adam([theirs], lr=0.05), Steps("adam", 0.05), torch.full((1, 1, 1, 3), 2.0)
+    for i in range(30):
+        optimiser.zero_grad()
+        (scale * theirs**2).sum().backward()
+        optimiser.step()
+        ours = steps.next(ours, 2 * scale * ours, torch.tensor([[-float(i)]]))
+        assert relative(ours, theirs.detach()) <= 1e-5
+
+
+def test_a_curve_has_at_most_two_hundred_points_and_its_end() -> None:
+    start = torch.ones(1, 1, 1, 2)
+    found = descend(start, lambda M, h, i: (M**2).flatten(2).sum(2)[None], Steps("gradient", 1e-3), Until(1999))
+    (row,) = found.rows(("loss",))
+    at = row["curve"]["iteration"]
+    assert (at[0], at[1], at[-1]) == (0, 10, 1999)
+    assert len(at) == len(row["curve"]["loss"]) == 201
+    assert row["curve"]["loss"][-1] == pytest.approx(2 * (1 - 2e-3) ** (2 * 1999), rel=1e-3)
+    assert row["converged"] is False
+    assert "converged" not in found.rows(("loss",), stops=False)[0]
+
+
+def test_cells_are_of_about_one_size_and_no_smaller_than_voxels() -> None:
+    x = torch.zeros(1, 1, 40, 10, 3)
+    assert cells_of(20, x) == (20, 5, 2)
+    assert cells_of(100, x) == (40, 10, 3)
+    assert cells_of(4, x) == (4, 1, 1)
+    assert cells_of((5, 50, 2), x) == (5, 10, 2)
+
+
+def test_what_always_takes_all_its_iterations_is_not_said_not_to_converge(tmp_path: Path) -> None:
+    net, x = corners(2)
+    scan = Volume(x[0].numpy(), np.eye(4))
+    found = explain(net, scan, MeaningfulPerturbation(iterations=3, baseline="zero"), Outputs(0))
+    assert found.remarks == []
+    page = write_report(tmp_path / "page.html", scan, [found, explain(net, scan, Gradient(), Outputs(0))], title="x").read_text()
+    assert page.count("<details><summary>Optimisation: 3 iterations, as many as were asked for</summary>") == 1
+    assert "NOT converge" not in page
+    assert "have not converged" not in page

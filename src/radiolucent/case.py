@@ -107,7 +107,8 @@ def _write(
         write_table(new / "regions.csv", rows)
     shown: dict[str, Any] = {"parcellation": parcellation, "parcellation_name": called, "regions": rows}
     shown |= {"outlined": not plan.parcellation, "notes": left_out}
-    return maps, left_out + write_page(new / "report.html", io.stem(image), explained, card, **shown)
+    left_out = left_out + write_page(new / "report.html", io.stem(image), explained, card, **shown)
+    return maps, left_out + [remark for e in explained.explanations for remark in e.remarks]
 
 
 @dataclass(frozen=True, eq=False)

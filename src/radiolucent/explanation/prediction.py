@@ -17,11 +17,13 @@ from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation.result import Explanation
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import KernelSHAP, SmoCAM, at_layers, auto_layer, shared_pass, titles
+from radiolucent.methods import KernelSHAP, at_layers, auto_layer, shared_pass, titles
+from radiolucent.methods.masking import MaskMethod, Told, masks
+from radiolucent.methods.smocam import scaled
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Detailed, FirstOrder, Method, Target
-from radiolucent.targets import Deciding, Logits, Outputs, Select, label_map, own_labels, part_of
+from radiolucent.targets import Deciding, Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
 
 
@@ -99,7 +101,12 @@ class Prediction:
         origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
         origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         done: dict[int, Explanation] = {}
-        ready = [_scaled(self._over(m, parcellation), fixed, spread) for m in methods]
+        ready: dict[int, Method] = {}
+        for i, method in enumerate(methods):
+            try:
+                ready[i] = scaled(self._over(method, parcellation), fixed, spread)
+            except BadInput as error:
+                refuse(method, error)
         for i, relevance, cost in self._made(ready, fixed, plain, catch=failed is not None):
             if isinstance(relevance, BadInput):
                 refuse(methods[i], relevance)
@@ -119,45 +126,49 @@ class Prediction:
         return [done[i] for i in sorted(done)]
 
     def _made(
-        self, methods: Sequence[Method], targets: Target, plain: Tensor, catch: bool
+        self, methods: Mapping[int, Method], targets: Target, plain: Tensor, catch: bool
     ) -> Iterator[tuple[int, Tensor | BadInput, dict[str, Any]]]:
-        """Each method's number, its map (or the reason why there is none) and cost; the first-order ones from one pass."""
-        shared = [i for i, m in enumerate(methods) if isinstance(m, FirstOrder)]
-        groups = [shared] if shared else []
-        groups += [[i] for i, m in enumerate(methods) if not isinstance(m, FirstOrder)]
+        """Each method's number, its map (or the reason why there is none) and cost; those that can share a pass do."""
+        kinds = {i: next((kind for kind in (FirstOrder, MaskMethod) if isinstance(m, kind)), None) for i, m in methods.items()}
+        groups = [[i for i, own in kinds.items() if own is kind] for kind in (FirstOrder, MaskMethod)]
+        groups = [group for group in groups if group] + [[i] for i, own in kinds.items() if own is None]
         for group in groups:
             maps, cost = self._run([methods[i] for i in group], targets, plain, catch)
             if len(group) > 1 and all(isinstance(m, BadInput) for m in maps):  # one may take the others along
                 groups.extend([i] for i in group)
                 continue
-            for i, relevance in zip(group, maps, strict=True):
-                yield i, relevance, cost
+            for i, made in zip(group, maps, strict=True):
+                if isinstance(made, BadInput):
+                    yield i, made, cost
+                else:
+                    yield i, made[0], cost | ({"details": made[1]} if made[1] else {})
 
     def _run(
         self, group: list[Method], targets: Target, plain: Tensor, catch: bool
-    ) -> tuple[list[Tensor | BadInput], dict[str, Any]]:
-        """A group's maps, or the reason why there is none, and what they cost together; `plain` are the scores."""
+    ) -> tuple[list[Told | BadInput], dict[str, Any]]:
+        """A group's maps with details, or the reasons why there is none, and what they cost together; `plain` are the scores."""
         x = self.x
-        details: Sequence[Mapping[str, Any]] = ()
         start = time.perf_counter()
-        maps: list[Tensor | BadInput]
+        made: list[Told | BadInput]
         try:
             if isinstance(group[0], FirstOrder):
                 met = Deciding.decided(targets)
                 maps = shared_pass(self.model, x, met, [m for m in group if isinstance(m, FirstOrder)])
+                made = [m if isinstance(m, BadInput) else (m, ()) for m in maps]
                 _compare(met.scores, plain)
+            elif isinstance(group[0], MaskMethod):
+                made = masks(self.model, x, targets, [m for m in group if isinstance(m, MaskMethod)])
             else:
                 one = (self.model, x, targets)
-                found, details = group[0].detailed(*one) if isinstance(group[0], Detailed) else (group[0](*one), ())
-                maps = [found]
+                made = [group[0].detailed(*one) if isinstance(group[0], Detailed) else (group[0](*one), ())]
         except Exception as error:  # also what a guest or the memory may raise
             if not catch:
                 raise
             reason = f"{type(error).__name__}: {error}"
-            maps = [error if isinstance(error, BadInput) else BadInput(f"a map from {m}", reason, "Mend the model.") for m in group]
+            made = [error if isinstance(error, BadInput) else BadInput(f"a map from {m}", reason, "Mend the model.") for m in group]
         seconds = time.perf_counter() - start
         cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
-        return maps, cost | ({"details": details} if details else {})
+        return made, cost
 
     def _over(self, method: Method, parcellation: Parcellation | None) -> Method:
         """A method that asks for a parcellation, with its labels on the model's grid."""
@@ -193,17 +204,6 @@ class Prediction:
         depth, layer = depths(self.layers), titles(method)[2]
         where = {"depth": depth[layer]} if layer in depth else {}
         return {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]} | where
-
-
-def _scaled(method: Method, targets: Target, spread: Sequence[float]) -> Method:
-    """SMOCAM without a sigma of its own, with the standard deviation of each target's output."""
-    inner = targets.target if isinstance(targets, Select) else targets
-    if not isinstance(method, SmoCAM) or method.sigma or not spread or not isinstance(inner, (Logits, Outputs)):
-        return method
-    if max(inner.indices or ()) >= len(spread):
-        wanted = f"the standard deviation of each output, up to {max(inner.indices or ())}"
-        raise BadInput(wanted, f"{len(spread)} numbers", "Correct `spread` in the model card: one number for each output.")
-    return method.given([spread[i] for i in inner.indices or ()])
 
 
 def _raise(method: Method, error: BadInput) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from radiolucent import io
 from radiolucent.errors import BadInput, InputWarning
-from radiolucent.methods import as_dict, from_dict
+from radiolucent.methods import as_dict, from_dict, title
 from radiolucent.protocols import Method
 from radiolucent.volume import Volume
 
@@ -41,6 +41,16 @@ class Explanation:
         return isinstance(other, Explanation) and all(
             getattr(self, name) == getattr(other, name) for name in self.__dataclass_fields__
         )
+
+    @property
+    def remarks(self) -> list[str]:
+        """What whoever sees the maps must be told: masks that have not converged."""
+        details = self.provenance.get("details") or [{}] * len(self.targets)
+        open_ended = [name for name, row in zip(self.targets, details, strict=False) if row.get("converged") is False]
+        if not open_ended:
+            return []
+        names = ", ".join(open_ended[:5]) + (", ..." if len(open_ended) > 5 else "")
+        return [f"{title(self.method)}: {len(open_ended)} of {len(self.targets)} masks have not converged ({names})"]
 
     __hash__ = None  # type: ignore[assignment]  # arrays are not hashable
 

@@ -7,7 +7,7 @@ from radiolucent.hooks.attention import attending, flowing
 from radiolucent.hooks.guest import check_follows, check_items_apart, evaluating, mixes_items, out_of_memory
 from radiolucent.hooks.layers import Layer, all_layers, depths, last_layer, layers, look, reaching, some, tensors_in
 from radiolucent.hooks.moment import Moment
-from radiolucent.hooks.replay import Replay, replaying
+from radiolucent.hooks.replay import Recording, Replay, recording, replaying
 from radiolucent.hooks.rewriting import MOVING, POOLING, Call, Rule, relus, rewriting
 from radiolucent.hooks.sharing import InParts, OneInput, Sharing, guest_of
 from radiolucent.hooks.taps import INPUT, Taps, tap
@@ -23,6 +23,7 @@ __all__ = [
     "Layer",
     "Moment",
     "OneInput",
+    "Recording",
     "Replay",
     "Rule",
     "Sharing",
@@ -42,6 +43,7 @@ __all__ = [
     "mixes_items",
     "out_of_memory",
     "reaching",
+    "recording",
     "relus",
     "replaying",
     "rewriting",

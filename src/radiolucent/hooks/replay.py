@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial, update_wrapper
 from typing import Any
@@ -33,16 +33,15 @@ class Replay:
     value: Tensor
     output: Any
 
-    def __init__(self, model: nn.Module, name: str, x: Tensor) -> None:
+    def __init__(self, recording: Recording, name: str) -> None:
         self.largest = 0
-        self._model, self._name, self._x, self._batch = model, name, x, len(x)
-        self._layer = module_of(model, name)
-        self._recording = True
+        self._recording, self._name, self._batch = recording, name, len(recording.x)
+        self._layer = module_of(recording.model, name)
         self._runs, self._found, self._takes_several = 0, False, False
-        self._open: list[list[tuple[nn.Module, Any]]] = [[]]  # for each call under way, what has finished inside it
         self._kept: dict[nn.Module, list[Any]] = {}  # what each module gave, run by run
-        self._given: dict[nn.Module, list[Any]] = {}  # copies of it for the replay under way
-        self._left: dict[nn.Module, Iterator[Any]] | None = None  # those that were not yet asked for
+        self._copies: tuple[int, dict[nn.Module, list[Any]]] = (0, {})  # k, and all of that k times over
+        self._given: dict[nn.Module, list[Any]] = {}  # what the last replay was given of it
+        self._left: dict[nn.Module, Iterator[Any]] | None = None  # what the replay under way did not yet ask for
 
     def __call__(self, value: Tensor) -> Any:
         """The model's output with `value` (k*b, c, *cells) in the layer's place: k variants of the batch of b.
@@ -60,24 +59,29 @@ class Replay:
         return self._replayed(value, k)
 
     def _replayed(self, value: Tensor, k: int) -> Any:
-        self._given = {m: [_repeated(kept, k, self._batch) for kept in runs] for m, runs in self._kept.items()}
-        (x,) = self._given[self._model]
+        if self._copies[0] != k:  # once for many replays of as many variants
+            self._copies = k, {m: [_repeated(kept, k, self._batch) for kept in runs] for m, runs in self._kept.items()}
+        self._given = {m: [_handed(kept) for kept in runs] for m, runs in self._copies[1].items()}
+        (x,) = self._given[self._recording.model]
         self._given.setdefault(self._layer, []).append(apart(value))
         self._left = {module: iter(runs) for module, runs in self._given.items()}
+        self._recording.replay = self
         try:
-            return self._model(x)
+            return self._recording.model(x)
         finally:
             self._left = None
 
-    def prepare(self) -> None:
-        """Run the model once; keep what the part behind the layer looks at, and see that it gives the same again."""
+    def prepare(self, output: Any) -> None:
+        """Keep what the part behind the layer looks at, and see that it gives the model's `output` again."""
+        self.output = output
         with torch.no_grad():
-            self.output = _each(apart, self._model(self._x.clone()))
-            self._recording, self._open = False, []
             check_run(self._name, self._runs)
             if not self._found:
                 raise BadInput(f"layer {self._name!r} to run in the forward pass", "no call of it", "Choose a layer that runs.")
-            self._kept[self._model] = [self._x]  # the input is kept like what the modules gave
+            if not isinstance(self.value, Tensor) or self.value.is_quantized:
+                got = "a quantised one" if isinstance(self.value, Tensor) else type(self.value).__name__
+                raise BadInput(f"a tensor as the output of layer {self._name!r}", got, "Choose a layer inside it, or another.")
+            self._kept[self._recording.model] = [self._recording.x]  # the input is kept like what the modules gave
             with _Watching() as watching:
                 again = self._replayed(self.value, 1)
             self._keep_only(watching.seen | {id(t) for t in tensors_in(again)})
@@ -86,7 +90,7 @@ class Replay:
 
     def _keep_only(self, used: set[int]) -> None:
         """Of what nothing looked at in the replay before, only the shape. TorchScript does not show what it looks at."""
-        if any(isinstance(module, torch.jit.ScriptModule) for module in self._model.modules()):
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self._recording.model.modules()):
             return
 
         def needed(kept: Any, given: Any) -> Any:
@@ -94,6 +98,7 @@ class Replay:
 
         for module, runs in self._kept.items():
             self._kept[module] = [pytree.tree_map(needed, *pair) for pair in zip(runs, self._given[module], strict=False)]
+        self._copies = (0, {})
 
     def _check(self, k: int) -> None:
         """Refuse a model that does not give k times its own output for k times the layer's own."""
@@ -106,10 +111,19 @@ class Replay:
                 "Is it random, does it remember earlier calls, or do the items of a batch mix? A gradient method runs it once.",
             )
 
+    def meet(self, module: nn.Module, output: Any, finished: Iterable[tuple[nn.Module, Any]]) -> None:
+        """While the model is recorded: a module has given its output, when those had `finished` that will not run again."""
+        run = self._runs
+        self._runs += module is self._layer
+        if not self._found and module is self._layer and split_run(self._name)[1] in (None, run):
+            self._found, self.value = True, _each(apart, output)
+            for done, kept in finished:
+                self._kept.setdefault(done, []).append(kept)
+        if self._found:
+            self.largest = max([self.largest, *(t.numel() for t in tensors_in(output))])
+
     def run(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What stands in the place of each module's forward."""
-        if self._recording:
-            return self._record(module, forward, *args, **kwargs)
+        """What stands in the place of each module's forward in a replay."""
         if self._left is not None:
             for output in self._left.get(module, ()):
                 return output
@@ -121,23 +135,40 @@ class Replay:
             )
         return forward(*args, **kwargs)
 
-    def _record(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+
+class Recording:
+    """One run of a network, after which its parts behind several layers can run by themselves."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], x: Tensor) -> None:
+        self.model, self.x = model, x
+        self.replay: Replay | None = None  # the last one that ran
+        self._replays = {name: Replay(self, name) for name in names}
+        self._on = True
+        self._open: list[list[tuple[nn.Module, Any]]] = [[]]  # for each call under way, what has finished inside it
+
+    def make(self) -> None:
+        """Run the model once."""
+        with torch.no_grad():
+            self.output = _each(apart, self.model(self.x.clone()))
+        self._on, self._open = False, []
+
+    def behind(self, name: str) -> Replay:
+        """The network behind one of the layers. To be asked for once, since what is kept for it goes with it."""
+        replay = self._replays.pop(name)
+        replay.prepare(self.output)
+        return replay
+
+    def run(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What stands in the place of each module's forward."""
+        if not self._on:
+            assert self.replay is not None
+            return self.replay.run(module, forward, *args, **kwargs)
         self._open.append([])
         output = forward(*args, **kwargs)
         self._open.pop()  # what ran inside a module that has finished is not asked for again
-        run = self._runs
-        self._runs += module is self._layer
-        if not self._found and module is self._layer and split_run(self._name)[1] in (None, run):
-            if not isinstance(output, Tensor) or output.is_quantized:
-                got = "a quantised one" if isinstance(output, Tensor) else type(output).__name__
-                raise BadInput(f"a tensor as the output of layer {self._name!r}", got, "Choose a layer inside it, or another.")
-            self._found, self.value = True, apart(output)
-            for done, kept in (call for calls in self._open for call in calls):
-                self._kept.setdefault(done, []).append(kept)
-        elif not self._found:
-            self._open[-1].append((module, _each(apart, output)))
-        if self._found:
-            self.largest = max([self.largest, *(t.numel() for t in tensors_in(output))])
+        for replay in self._replays.values():
+            replay.meet(module, output, (call for calls in self._open for call in calls))
+        self._open[-1].append((module, _each(apart, output)))
         return output
 
 
@@ -161,22 +192,29 @@ class _Watching(TorchFunctionMode):
 
 
 @contextmanager
-def replaying(model: nn.Module, layer: str, x: Tensor) -> Iterator[Replay]:
-    """Run the model once on x (inside `evaluating`), then as often as wanted only its part behind `layer`.
+def recording(model: nn.Module, layers: Sequence[str], x: Tensor) -> Iterator[Recording]:
+    """Run the model once on x (inside `evaluating`), then as often as wanted only its parts behind some of its `layers`.
 
     `name#1` is the second run of a layer that is used more than once.
     """
     check_whole(model, x.shape)
-    replay = Replay(model, layer, x)
+    made = Recording(model, layers, x)
     with ExitStack() as stack:
         for name, module in model.named_modules():
             # Parametrizations make weights, not features; TorchScript's forward cannot be replaced, and runs again.
             if module is model or "parametrizations" in name.split(".") or isinstance(module, torch.jit.ScriptModule):
                 continue
             stack.callback(_put_back, module, vars(module).get("forward"))
-            vars(module)["forward"] = update_wrapper(partial(replay.run, module, module.forward), module.forward)
-        replay.prepare()
-        yield replay
+            vars(module)["forward"] = update_wrapper(partial(made.run, module, module.forward), module.forward)
+        made.make()
+        yield made
+
+
+@contextmanager
+def replaying(model: nn.Module, layer: str, x: Tensor) -> Iterator[Replay]:
+    """`recording` of one layer."""
+    with recording(model, [layer], x) as made:
+        yield made.behind(layer)
 
 
 def _put_back(module: nn.Module, forward: Callable[..., Any] | None) -> None:
@@ -195,17 +233,24 @@ def _outline(t: Tensor) -> Tensor:
     return t.new_zeros(()).expand(t.shape)
 
 
+def _is_outline(t: Any) -> bool:
+    return isinstance(t, Tensor) and t.numel() > 1 and not any(t.stride())
+
+
 def _repeated(output: Any, k: int, b: int) -> Any:
-    """What a module gave for b items, k times over, so that it may be written to."""
+    """What a module gave for b items, k times over."""
 
     def repeat(t: Tensor) -> Tensor:
-        if not t.ndim or len(t) != b:
-            return apart(t)
-        if t.numel() > 1 and not any(t.stride()):  # an outline
-            return t[:1].expand(k * b, *t.shape[1:])
-        return t.repeat(k, *[1] * (t.ndim - 1)) if k > 1 else apart(t)
+        if k == 1 or not t.ndim or len(t) != b:
+            return t
+        return t[:1].expand(k * b, *t.shape[1:]) if _is_outline(t) else t.repeat(k, *[1] * (t.ndim - 1))
 
     return _each(repeat, output)
+
+
+def _handed(kept: Any) -> Any:
+    """What was kept, so that it may be written to; nobody writes to an outline."""
+    return kept if _is_outline(kept) else _each(apart, kept)
 
 
 def _alike(found: Any, truth: Any) -> bool:

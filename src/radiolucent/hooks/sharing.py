@@ -119,5 +119,6 @@ def check_whole(model: nn.Module, shape: Sequence[int]) -> None:
         raise BadInput(
             "a model that sees the whole image at once, or a first-order method (Gradient, a CAM) on its layers",
             f"{type(model).__name__}, whose layers run once for each window",
-            "Choose a method on the input, or explain one window with the model inside it.",
+            "Choose one of these or a method on the input, predict the whole in one window (--window whole) where memory "
+            "allows, or explain one window, cut out, with the model inside it.",
         )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from radiolucent import baselines
 from radiolucent.errors import BadInput
-from radiolucent.methods.masking import Descended, Steps, Until, descend, wide
+from radiolucent.methods.descent import Descended, Steps, Until, descend
+from radiolucent.methods.masking import wide
 from radiolucent.methods.pieces import Through, cells_of, through
 from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
@@ -67,7 +68,7 @@ class ExtremalPerturbation:
         """The masks, and for each target the area reached and the parts of the objective on the way."""
         found = through(model, x, targets, self.baseline, self.batch, self._find)
         areas = found.masks[:, 0].flatten(1).mean(1).tolist()
-        return found.masks, [{"area": a} | row for a, row in zip(areas, found.rows(("effect", "misfit")), strict=True)]
+        return found.masks, [{"area": a} | row for a, row in zip(areas, found.rows(("effect", "misfit"), stops=False), strict=True)]
 
     def _find(self, seen: Through, which: range) -> Descended:
         smooth = Smooth(cells_of(self.cells, seen.x), self.width, seen.x.device)

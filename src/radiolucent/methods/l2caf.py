@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 
 from radiolucent.hooks import tensors_in
 from radiolucent.methods.backward import check_differentiable
-from radiolucent.methods.gradient import layer_of, plain
-from radiolucent.methods.masking import Behind, Descended, Steps, Until, behind, descend, wide
+from radiolucent.methods.descent import Descended, Steps, Until, descend
+from radiolucent.methods.masking import Behind, Told, only, wide
 from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
 
@@ -54,15 +53,17 @@ class L2CAF:
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
         return self.detailed(model, x, targets)[0]
 
-    def detailed(self, model: nn.Module, x: Tensor, targets: Target) -> tuple[Tensor, Sequence[Mapping[str, Any]]]:
+    def detailed(self, model: nn.Module, x: Tensor, targets: Target) -> Told:
         """The masks, and for each target the objective on the way, iterations, converged or not."""
-        x = plain(x)
-        found = Descended.joined(behind(model, x, layer_of(self.layer, model, x, targets), targets, self.batch, self._find))
+        return only(model, x, targets, self)
+
+    def told(self, found: Descended) -> Told:
+        """As of MaskMethod."""
         found.say("L2-CAF")
         f = found.masks.abs()
         return f / _norm(f), found.rows(("loss",))
 
-    def _find(self, part: Behind, which: range) -> Descended:
+    def find(self, part: Behind, which: range) -> Descended:
         """The masks of some of the targets; the class-oblivious one is the same for all, and found once."""
         oblivious = self.variant == "class-oblivious"
         start = part.uniform(range(1) if oblivious else which, 1.0)

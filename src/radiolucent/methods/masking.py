@@ -1,191 +1,58 @@
-"""Masks found by gradient descent, many at once: what the methods share that optimise one for each target."""
+"""Masks on the features of layers, with the network before them run once: what the methods share that look for one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from radiolucent.errors import BadInput, warn
-from radiolucent.hooks import Form, Replay, check_follows, check_items_apart, evaluating, form_of, mixes_items, replaying
+from radiolucent.errors import BadInput
+from radiolucent.hooks import (
+    Form,
+    Replay,
+    check_follows,
+    check_items_apart,
+    evaluating,
+    form_of,
+    mixes_items,
+    recording,
+)
 from radiolucent.methods.backward import check_differentiable, check_scores, spatial_form
+from radiolucent.methods.descent import Descended
+from radiolucent.methods.gradient import layer_of, plain
 from radiolucent.methods.perturbation import NUMBERS, Copies, in_chunks
-from radiolucent.protocols import Target
+from radiolucent.protocols import Detailed, Target
 from radiolucent.targets import Contrast, Logits, Outputs, Select
 
-POINTS = 200
-"""At most, in the curves that are reported."""
-
-Project = Callable[[Tensor], Tensor]
-
-Parts = Callable[[Tensor, Tensor, int], Tensor]
-"""parts(M, which, i): the weighted parts (parts, k, b) of the objective of the masks M (k, b, 1, *cells) in iteration i;
-`which` (k,) says of which targets they are. No mask's part depends on another mask."""
-
-Found = TypeVar("Found")
-
-
-class Steps:
-    """Where each mask goes next. Each has a step size tau of its own.
-
-    "gradient": M - tau dF/dM. "adam": the same with Adam's direction (Kingma & Ba, ICLR 2015). After a step that did
-    not lower F, tau becomes `shrink` tau.
-    """
-
-    def __init__(self, rule: str, tau: float, shrink: float = 1.0) -> None:
-        self._rule, self._shrink, self._count = rule, shrink, 0
-        self._tau = torch.tensor(tau)
-        self._before = self._mean = self._square = torch.tensor(0.0)
-
-    def next(self, M: Tensor, G: Tensor, F: Tensor) -> Tensor:
-        """The masks (k, b, 1, *cells) after M with the gradient G and the objective F (k, b)."""
-        if self._count:
-            self._tau = torch.where(self._before > F, self._tau, self._shrink * self._tau)
-        else:
-            self._tau = self._tau.to(F).expand_as(F)
-            self._mean = self._square = torch.zeros_like(G)
-        self._before, self._count = F, self._count + 1
-        tau = self._tau.reshape(*F.shape, *[1] * (M.ndim - 2))
-        if self._rule == "gradient":
-            return M - tau * G
-        self._mean = 0.9 * self._mean + 0.1 * G
-        self._square = 0.999 * self._square + 0.001 * G**2
-        mean, square = self._mean / (1 - 0.9**self._count), self._square / (1 - 0.999**self._count)
-        return M - tau * mean / (square.sqrt() + 1e-8)
-
-    def keep(self, which: Tensor) -> None:
-        """Go on with some of the masks only."""
-        self._tau, self._before, self._mean, self._square = (
-            state[which] for state in (self._tau, self._before, self._mean, self._square)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Descended:
-    """What came out: `masks` (k, b, 1, *cells) and, for each, whether it `converged` (k, b), after how many `steps`.
-
-    `curve` (iterations, parts, k, b): the parts of the objective on the way, NaN once a mask has stopped.
-    """
-
-    masks: Tensor
-    curve: Tensor
-    steps: Tensor
-    converged: Tensor
-
-    @classmethod
-    def joined(cls, found: Sequence[Descended]) -> Descended:
-        """Of several groups of targets, those of all."""
-        longest = max(len(f.curve) for f in found)
-        curves = [torch.cat([f.curve, f.curve.new_full((longest - len(f.curve), *f.curve.shape[1:]), torch.nan)]) for f in found]
-        masks, steps, converged = (torch.cat([getattr(f, name) for f in found]) for name in ("masks", "steps", "converged"))
-        return cls(masks, torch.cat(curves, 2), steps, converged)
-
-    def repeated(self, times: int) -> Descended:
-        """One mask as that of each of several targets."""
-        to = (times, *[-1] * (self.masks.ndim - 1))
-        steps, converged = (each.expand(times, -1) for each in (self.steps, self.converged))
-        return Descended(self.masks.expand(to), self.curve.expand(-1, -1, times, -1), steps, converged)
-
-    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """For each target what there is to say about the first item: the end, and a curve of at most POINTS points."""
-        rows = []
-        for k in range(len(self.masks)):
-            steps = int(self.steps[k, 0])
-            parts = self.curve[: steps + 1, :, k, 0].double()
-            at = sorted({*range(0, steps + 1, max(1, -(-steps // POINTS))), steps})
-            read = [[float(f"{value:.6g}") for value in part[at].tolist()] for part in parts.unbind(1)]
-            curve = {"iteration": at} | dict(zip(names, read, strict=True))
-            end = {"objective": float(parts[-1].sum()), "converged": bool(self.converged[k, 0]), "iterations": steps}
-            rows.append(end | {"curve": curve})
-        return rows
-
-    def say(self, method: str) -> None:
-        """Warn of masks that have not converged."""
-        if not self.converged.all():
-            some = f"{int((~self.converged).sum())} of {self.converged.numel()} masks"
-            warn(f"{method}: {some} have not converged after {int(self.steps.max())} iterations; their curves are in the details")
-
-
-@dataclass(frozen=True)
-class Until:
-    """When a descent ends: after `iterations`, or where |F(i - window) - F(i)| <= tolerance (below 0: not before)."""
-
-    iterations: int
-    tolerance: float = -1.0
-    window: int = 50
-
-
-def descend(
-    start: Tensor, parts: Parts, steps: Steps, until: Until, project: Callable[[Tensor], Tensor] | None = None
-) -> Descended:
-    """Lower the objective of all masks at once, from `start` (k, b, 1, *cells), each until it no longer changes.
-
-    A target whose masks have all stopped is left out of what follows; `project` puts masks back to where they may be.
-    """
-    M, here = start.clone(), torch.arange(len(start), device=start.device)
-    masks, running = start.clone(), start.new_ones(start.shape[:2], dtype=torch.bool)
-    taken, converged = torch.full_like(running, until.iterations, dtype=torch.long), torch.zeros_like(running)
-    curve: list[Tensor] = []
-    for i in range(until.iterations + 1):
-        now, G = _derived(parts, M, here, i)
-        F = now.sum(0)
-        _check(F, running, i)
-        curve.append(now.new_full((len(now), *converged.shape), torch.nan))
-        curve[i][:, here] = torch.where(running, now, torch.nan)
-        if i >= until.window:
-            stops = running & ((curve[i - until.window][:, here].sum(0) - F).abs() <= until.tolerance)
-            running = running & ~stops
-            converged[here] |= stops
-            taken[here] = torch.where(stops, i, taken[here])
-        if i < until.iterations:
-            after = steps.next(M, G, F)
-            after = project(after) if project else after
-            M = torch.where(running.reshape(*running.shape, *[1] * (M.ndim - 2)), after, M)
-        stays = running.any(1)
-        if i == until.iterations or not stays.all():
-            masks[here] = M
-            here, M, running = here[stays], M[stays], running[stays]
-            steps.keep(stays)
-        if not len(here):
-            break
-    return Descended(masks, torch.stack(curve), taken, converged)
-
-
-def _derived(parts: Parts, M: Tensor, here: Tensor, i: int) -> tuple[Tensor, Tensor]:
-    """The parts (parts, k, b) of the objective, and the gradient of their sum."""
-    M = M.detach().requires_grad_()
-    now = parts(M, here, i)
-    (G,) = torch.autograd.grad(now.sum(), M)
-    return now.detach(), G
-
-
-def _check(F: Tensor, running: Tensor, i: int) -> None:
-    if not F[running].isfinite().all():
-        do = "Try a smaller step; check the weights and the input's intensities."
-        raise BadInput("a finite objective", f"{F[running].tolist()[:3]} in iteration {i}", do)
+Told = tuple[Tensor, Sequence[Mapping[str, Any]]]
+"""A map (t, b, 1, *cells), and for each target what there is to say besides."""
 
 
 class Behind:
     """The part of a model behind one layer, whose features are multiplied by masks.
 
-    scores: the unmasked scores (t, b). output: the unmasked output.
+    scores: the unmasked scores (t, b). output: the unmasked output. alone: no two copies may share a pass.
     """
 
-    def __init__(self, replay: Replay, form: Form, targets: Target) -> None:
-        self.A = replay.value.detach()
+    def __init__(self, replay: Replay, form: Form, targets: Target, alone: bool = False) -> None:
+        self.A = self._copies = replay.value.detach()
         self.cells, self.output = form.cells, replay.output
-        self._replay, self._form, self._targets = replay, form, targets
+        self._replay, self._form, self._targets, self._alone = replay, form, targets, alone
         self.scores = wide(targets(replay.output).detach())
         check_scores(self.scores, len(self.A))
 
+    def together(self, batch: int) -> int:
+        """How many targets share a pass: `batch`, or for 0 as many as fit well."""
+        return 1 if self._alone else batch or max(1, NUMBERS // max(1, self._replay.largest))
+
     def masked(self, M: Tensor) -> Any:
         """The output (k * b, ...) for masks (k, b, 1, *cells)."""
-        A = self.A.repeat(len(M), *[1] * (self.A.ndim - 1)) if len(M) > 1 else self.A
-        return self._replay(self._form.weighted(A, M.flatten(0, 1)))
+        if len(self._copies) != len(M) * len(self.A):  # once for many masks in a row
+            self._copies = self.A.repeat(len(M), *[1] * (self.A.ndim - 1))
+        return self._replay(self._form.weighted(self._copies, M.flatten(0, 1)))
 
     def own(self, output: Any, which: Tensor) -> Tensor:
         """Of an output for k copies of the batch, each copy's score for its own target (k, b)."""
@@ -199,21 +66,84 @@ class Behind:
         return ones * norm / ones[0, 0].norm()
 
 
-def behind(
-    model: nn.Module, x: Tensor, layer: str, targets: Target, batch: int, work: Callable[[Behind, range], Found]
-) -> list[Found]:
-    """work(behind, which of the targets) for groups of targets, with all before the layer done once."""
+@runtime_checkable
+class MaskMethod(Detailed, Protocol):
+    """A method that looks for masks on the features of one layer.
+
+    All such methods, at any number of layers, share one pass of what lies before the layers.
+    """
+
+    @property
+    def layer(self) -> str:
+        """Dotted name of the module whose features are masked."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many targets share a pass; 0: as many as fit well."""
+        ...
+
+    def find(self, part: Behind, which: range) -> Descended:
+        """The masks of some of the targets."""
+        ...
+
+    def told(self, found: Descended) -> Told:
+        """The map (t, b, 1, *cells) and the details, of the masks of all targets."""
+        ...
+
+
+def masks(model: nn.Module, x: Tensor, targets: Target, methods: Sequence[MaskMethod]) -> list[Told | BadInput]:
+    """What each method says, or why it says nothing, with all before the layers run once."""
+    x = plain(x)
     check_items_apart(model, len(x))
     check_follows(model)
-    with evaluating(model), replaying(model, layer, x) as replay:
-        value, form = replay.value, form_of(model, layer, replay.value, x.shape)
-        if form is not None and not form.in_slices and value.is_floating_point():
-            part = Behind(replay, form, targets)
-            size = 1 if mixes_items(model) else batch or max(1, NUMBERS // max(1, replay.largest))
-            return [found for _, found in in_chunks(len(part.scores), size, partial(work, part))]
-    spatial_form(model, layer, value, x)
+    auto = layer_of("auto", model, x, targets) if any(m.layer == "auto" for m in methods) else ""
+    names = [auto if m.layer == "auto" else m.layer for m in methods]
+    said: dict[int, Told | BadInput] = {}
+    unfit: dict[str, Tensor] = {}
+    with evaluating(model), recording(model, list(dict.fromkeys(names)), x) as recorded:
+        for name in dict.fromkeys(names):
+            here = [i for i, at in enumerate(names) if at == name]
+            try:
+                replay = recorded.behind(name)
+            except BadInput as error:
+                said |= dict.fromkeys(here, error)
+                continue
+            form = form_of(model, name, replay.value, x.shape)
+            if form is None or form.in_slices or not replay.value.is_floating_point():
+                unfit[name] = replay.value
+                continue
+            part = Behind(replay, form, targets, mixes_items(model))
+            said |= {i: _said(part, methods[i]) for i in here}
+    reasons = {name: _reason(model, x, name, value) for name, value in unfit.items()}  # which runs the model as it is
+    return [said[i] if i in said else reasons[name] for i, name in enumerate(names)]
+
+
+def _said(part: Behind, method: MaskMethod) -> Told | BadInput:
+    size = part.together(method.batch)
+    try:
+        found = [found for _, found in in_chunks(len(part.scores), size, partial(method.find, part))]
+    except BadInput as error:
+        return error
+    return method.told(Descended.joined(found))
+
+
+def only(model: nn.Module, x: Tensor, targets: Target, method: MaskMethod) -> Told:
+    """`masks` of one method; a layer that cannot serve is an error."""
+    (said,) = masks(model, x, targets, [method])
+    if isinstance(said, BadInput):
+        raise said
+    return said
+
+
+def _reason(model: nn.Module, x: Tensor, layer: str, value: Tensor) -> BadInput:
+    """Why the features of a layer cannot be masked."""
+    try:
+        spatial_form(model, layer, value, x)
+    except BadInput as error:
+        return error
     got = f"layer {layer!r} of a 2D network that runs slice by slice, or of whole numbers"
-    raise BadInput("a layer of real numbers that sees the whole image", got, "Choose another layer, or a CAM.")
+    return BadInput("a layer of real numbers that sees the whole image", got, "Choose another layer, or a CAM.")
 
 
 def own_scores(output: Any, targets: Target, which: Tensor, b: int) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent import baselines
-from radiolucent.methods.masking import Descended, Steps, Until, descend, wide
+from radiolucent.methods.descent import Descended, Steps, Until, descend
+from radiolucent.methods.masking import wide
 from radiolucent.methods.pieces import Through, cells_of, through
 from radiolucent.methods.settings import ANY_SEED, among, at_least
 from radiolucent.protocols import Target
@@ -57,7 +58,7 @@ class MeaningfulPerturbation:
     def detailed(self, model: nn.Module, x: Tensor, targets: Target) -> tuple[Tensor, Sequence[Mapping[str, Any]]]:
         """The maps, and for each target the parts of the objective on the way."""
         found = through(model, x, targets, self.baseline, self.batch, self._find)
-        return 1 - found.masks, found.rows(("area", "smooth", "effect"))
+        return 1 - found.masks, found.rows(("area", "smooth", "effect"), stops=False)
 
     def _find(self, seen: Through, which: range) -> Descended:
         cells, axes = cells_of(self.cells, seen.x), seen.x.ndim - 2

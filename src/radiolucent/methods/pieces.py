@@ -13,8 +13,9 @@ from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.hooks import check_follows, check_items_apart, evaluating, mixes_items
 from radiolucent.methods.backward import check_differentiable, check_scores
+from radiolucent.methods.descent import Descended
 from radiolucent.methods.gradient import check_floating, plain
-from radiolucent.methods.masking import Descended, own_scores, wide
+from radiolucent.methods.masking import own_scores, wide
 from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, share
 from radiolucent.protocols import Target
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +26,7 @@ _VIEWS = {
     "axial": (2, 0, 1, "R", "L", "P", "A"),
 }
 _OUTLINE = "#ff4fd8"
+_TERMS = ("#440154", "#21918c", "#c07a00")
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
@@ -142,6 +143,28 @@ def profiles(scan: Volume, relevance: Volume) -> Figure:
                 axis.invert_xaxis()  # as in the slices above
             axis.set_ylabel("share of |relevance|", fontsize=8)
             axis.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def course(curve: Mapping[str, Sequence[float]]) -> Figure:
+    """How an optimisation went: the objective and its terms against the iterations, "iteration" among the names in `curve`."""
+    at = curve["iteration"]
+    terms = {name: np.array(values, float) for name, values in curve.items() if name != "iteration"}
+    total = np.sum(list(terms.values()), axis=0)
+    figure = Figure(figsize=(6.6, 1.9), layout="constrained", facecolor="white")
+    axis = figure.subplots()
+    if len(terms) > 1:
+        styles = ("--", "-.", ":")
+        for number, (name, values) in enumerate(terms.items()):
+            axis.plot(at, values, styles[number % 3], color=_TERMS[number % 3], linewidth=1.1, label=name)
+    axis.plot(at, total, color="black", linewidth=1.4, label="objective")
+    if total.min() > 0 and min(values.min() for values in terms.values()) >= 0:
+        axis.set_yscale("log")
+        axis.set_ylim(bottom=max(1e-3 * total.min(), float(min(v[v > 0].min(initial=total.min()) for v in terms.values())) / 2))
+    axis.set_xlabel("iteration", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(fontsize=7, frameon=False, loc="outside right center")
     return figure
 
 

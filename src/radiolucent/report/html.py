@@ -81,7 +81,7 @@ def write_report(
             csp=policy(niivue, app),
             title=title,
             subtitle=subtitle,
-            notes=[*notes, *scan.notes],
+            notes=[*notes, *scan.notes, *(remark for e in explanations for remark in e.remarks)],
             meaning=MEANING,
             scores=list(dict.fromkeys(pair for e in explanations for pair in zip(e.targets, e.scores, strict=True))),
             facts=list((facts or {}).items()),
@@ -151,7 +151,7 @@ def _page_affine(on: Volume) -> np.ndarray[Any, Any]:
 
 def _drawn(
     explanations: Sequence[Explanation], shown: Volume, most: int, around: Mapping[str, Any]
-) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Each map's pictures, and the map for the viewer; `around` holds what is outlined for some of the targets."""
     for explanation in explanations:
         for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
@@ -173,7 +173,7 @@ def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | 
     }
 
 
-def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, str]:
+def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, Any]:
     unit = explanation.method.unit
     card = {
         "method": title(explanation.method),
@@ -181,10 +181,30 @@ def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explana
         "slices": figures.data_uri(figures.slices(shown, drawn, unit, outline)),
         "profiles": figures.data_uri(figures.profiles(shown, for_display(relevance))),
         "montage": "",
+        "course": _course(explanation, target),
     }
     if shown.data.ndim == 4:
         card["montage"] = figures.data_uri(figures.montage(shown, drawn, unit, outline))
     return card
+
+
+def _course(explanation: Explanation, target: str) -> dict[str, Any] | None:
+    """How the optimisation of a target's mask went; nothing for methods without one."""
+    details = explanation.provenance.get("details") or ()
+    row: Mapping[str, Any] = dict(zip(explanation.targets, details, strict=False)).get(target, {})
+    if "curve" not in row:
+        return None
+    steps, converged = row["iterations"], row.get("converged")
+    said = f"{steps} iterations, as many as were asked for"
+    if converged is not None:
+        said = f"converged after {steps} iterations" if converged else f"did NOT converge in {steps} iterations"
+    numbers = {name: f"{value:.4g}" for name, value in row.items() if isinstance(value, float)}
+    return {
+        "said": said,
+        "is_open": converged is False,
+        "numbers": ", ".join(f"{name} {value}" for name, value in numbers.items()),
+        "figure": figures.data_uri(figures.course(row["curve"])),
+    }
 
 
 def _map(shown: Volume, drawn: Picture, explanation: Explanation, target: str) -> dict[str, Any]:
@@ -239,10 +259,13 @@ def _kinds(explanations: Sequence[Explanation]) -> list[tuple[Explanation, list[
 
 def _provenance(explanations: Sequence[Explanation]) -> list[tuple[str, str]]:
     """What all share once; what differs by method behind the method's name."""
-    own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth")
+    own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth", "details")
     first = explanations[0].provenance
     rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
     for e in explanations:
-        values = ", ".join(f"{k} {json.dumps(e.provenance[k])}" for k in own if k in e.provenance)
+        known = {k: e.provenance[k] for k in own if k in e.provenance}
+        if any("curve" in row for row in known.get("details", ())):  # which has a picture and a table of its own
+            del known["details"]
+        values = ", ".join(f"{k} {json.dumps(value)}" for k, value in known.items())
         rows.append((title(e.method), values))
     return rows
