@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from radiolucent import Outputs
 from radiolucent.hooks import evaluating
 from radiolucent.methods import SmoCAM
-from radiolucent.methods.masking import Steps
+from radiolucent.methods.descent import Steps
 
 LAYERS = {"pool1": "2", "pool2": "5", "relu3": "7", "pool3": "8"}
 OUTPUTS = 165

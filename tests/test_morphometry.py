@@ -129,7 +129,7 @@ class Boxes:
         return torch.stack(scans), torch.stack(truths).sum((2, 3, 4))
 
     def truths(self) -> torch.Tensor:
-        return torch.stack([self.draw(80, n)[1].sum((1, 2, 3)) for n in range(20)])
+        return torch.stack([self.draw(80, n)[1] for n in range(20)])
 
     def __len__(self) -> int:
         return 18
@@ -163,11 +163,11 @@ def test_fully_connected_layers_begin_as_the_sum_over_the_cells(train: Any) -> N
     torch.manual_seed(0)
     network = Morphometry(2, (8, 8, 8), channels=(2, 3), pool=(4, 1), hidden=(8, 5)).eval()
     network.standardise(torch.tensor([[1.0, 20.0], [3.0, 50.0]]))
-    where = train.cell_map(network)
+    where = train.CellMap(network, torch.tensor([0.3, 4.0]))
     torch.nn.init.uniform_(where.weight)
     train.begin_as_sum(network, where)
     scans = torch.rand(3, 1, 8, 8, 8)
-    summed = where(network.blocks(scans)).sum((2, 3, 4)) * network.spread
+    summed = where(network.blocks(scans)).sum((2, 3, 4)) * where.unit
     assert summed.std(0).min() > 0.01
     torch.testing.assert_close(network(scans), summed)
 
@@ -197,4 +197,4 @@ def test_the_best_epoch_is_kept_and_the_card_tells_its_agreement(tmp_path: Path,
     with torch.inference_mode():
         pairs = torch.stack([truths[:, 1], network(scans)[:, 1]], 1)
     assert card.about["test"]["ICC(2,1)"]["right"] == pytest.approx(intraclass_correlation(pairs.numpy(), "ICC(2,1)"), abs=1e-3)
-    assert card.spread == pytest.approx(task.truths().std(0).tolist(), rel=1e-3)
+    assert card.spread == pytest.approx(task.truths().sum((2, 3, 4)).std(0).tolist(), rel=1e-3)

@@ -31,10 +31,9 @@ import numpy as np
 import torch
 from brains import Brains
 from crops import Crops
-from located import begin_as_sum, cell_map, located_loss
+from located import CellMap, begin_as_sum, located_loss
 from safetensors.torch import save_model
-from torch import Tensor
-from torch.nn import BatchNorm3d
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from radiolucent.io import put
@@ -43,8 +42,8 @@ from radiolucent.statistics import intraclass_correlation
 
 BATCH = 6
 PATIENCE = 40
-FINE = 10
-"""Times smaller is the learning rate once the volumes themselves are learnt."""
+FINE = {"blocks": 10, "head": 1000}
+"""Times smaller is the learning rate once the volumes themselves are learnt; the head adds up tens of thousands of features."""
 TASKS = {"hippocampus": Crops, "brains": Brains}
 
 
@@ -61,7 +60,7 @@ class Task(Protocol):
     about: dict[str, Any]
 
     def truths(self) -> Tensor:
-        """(n, outputs): measurements that stand for the training data, for their mean and spread."""
+        """(n, outputs, *cells): measurements that stand for the training data, for their mean and spread."""
 
     def draw(self, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         """A training scan (1, *size) and its measurements in each cell of the last block, (outputs, *cells), which add up to
@@ -105,16 +104,23 @@ class Training:
         torch.manual_seed(0)
         self.task, self.epochs, self.checkpoint = task, epochs, folder / "checkpoint.pt"
         self.network = Morphometry(**task.arguments)
-        self.network.standardise(task.truths())
-        self.where = cell_map(self.network)
+        cells = task.truths()
+        self.network.standardise(cells.flatten(2).sum(2))
+        self.where = CellMap(self.network, cells.movedim(1, 0).flatten(1).std(1))
         self.optimiser = self._optimiser(0)
         self.done, self.best, self.best_epoch, self.best_state = 0, -math.inf, 0, self._state()
         if self.checkpoint.exists():
             self._resume(torch.load(self.checkpoint, weights_only=True))
 
     def _optimiser(self, done: int) -> torch.optim.Adam:
-        learning = [self.network.blocks, self.where] if done < self.task.located else [self.network]
-        return torch.optim.Adam([p for part in learning for p in part.parameters()])
+        rate, network = self.task.learning_rate, self.network
+        if done < self.task.located:
+            rates: dict[nn.Module, float] = {network.blocks: rate, self.where: rate}
+        elif self.task.located:
+            rates = {network.blocks: rate / FINE["blocks"], network.head: rate / FINE["head"]}
+        else:
+            rates = {network: rate}
+        return torch.optim.Adam([{"params": part.parameters(), "highest": r} for part, r in rates.items()])
 
     def _state(self) -> dict[str, Tensor]:
         return {key: value.clone() for key, value in self.network.state_dict().items()}
@@ -141,9 +147,8 @@ class Training:
             self.network.load_state_dict(self.best_state)
             self.optimiser = self._optimiser(self.done)
         at, of = (self.done, self.task.located) if located else (self.done - self.task.located, self.epochs - self.task.located)
-        rate = self.task.learning_rate if located else self.task.learning_rate / FINE
         for group in self.optimiser.param_groups:
-            group["lr"] = rate * min((at + 1) / (0.1 * of), (1 + math.cos(math.pi * at / of)) / 2)
+            group["lr"] = group["highest"] * min((at + 1) / (0.1 * of), (1 + math.cos(math.pi * at / of)) / 2)
         return located
 
     def epoch(self, workers: int) -> float:
@@ -152,7 +157,7 @@ class Training:
         located = self._begin()
         self.network.train()
         for part in self.network.modules():
-            if isinstance(part, BatchNorm3d) and not located:
+            if isinstance(part, nn.BatchNorm3d) and not located:
                 part.eval()  # its statistics are learnt with the cells, and kept for the volumes
         losses = []
         for scans, cells in DataLoader(Epoch(self.task, self.done), BATCH, shuffle=True, num_workers=workers):
