@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from radiolucent.models import Morphometry
 
-SUMS = 0.05
-"""Weight of the sums beside the cells; more of it is noise until the cells are right."""
+SUMS, AFTER = 0.05, 5
+"""Weight of the sums beside the cells, reached after so many epochs: before the cells are about right, the sums, which are
+far off, would only switch features off."""
 
 
 def amounts(labels: Tensor, values: list[int], factor: int) -> Tensor:
@@ -51,9 +52,9 @@ def begin_as_sum(network: Morphometry, where: CellMap) -> None:
         last.bias.copy_(-network.mean / network.spread)
 
 
-def located_loss(network: Morphometry, where: CellMap, scans: Tensor, cells: Tensor) -> Tensor:
+def located_loss(network: Morphometry, where: CellMap, scans: Tensor, cells: Tensor, epoch: int) -> Tensor:
     """Squared errors of the amounts (b, outputs, *cells) in their units, and a little of those of the sums in their spread."""
     unit = where.unit.reshape(-1, 1, 1, 1)
     wrong = where(network.blocks(scans)) - cells / unit
     sums = wrong.sum((2, 3, 4)) * where.unit / network.spread
-    return wrong.square().mean() + SUMS * sums.square().mean()
+    return wrong.square().mean() + SUMS * min(1, epoch / AFTER) * sums.square().mean()

@@ -162,7 +162,7 @@ class Training:
         losses = []
         for scans, cells in DataLoader(Epoch(self.task, self.done), BATCH, shuffle=True, num_workers=workers):
             self.optimiser.zero_grad()
-            loss = located_loss(self.network, self.where, scans, cells) if located else self._loss(scans, cells)
+            loss = self._located_loss(scans, cells) if located else self._loss(scans, cells)
             loss.backward()
             self.optimiser.step()
             losses.append(loss.item())
@@ -173,6 +173,9 @@ class Training:
 
     def _loss(self, scans: Tensor, cells: Tensor) -> Tensor:
         return (((self.network(scans) - cells.flatten(2).sum(2)) / self.network.spread) ** 2).mean()
+
+    def _located_loss(self, scans: Tensor, cells: Tensor) -> Tensor:
+        return located_loss(self.network, self.where, scans, cells, self.done)
 
     def run(self, workers: int, minutes: float) -> None:
         """Until the epochs are through, the validation has not improved for PATIENCE of them, or the time is up."""
