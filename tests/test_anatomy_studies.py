@@ -98,6 +98,7 @@ def test_the_analysis_knows_the_card_and_the_regions(study) -> None:
     for title in ("Attention per structure", "Target and mirror", "Attention and variability", "Asymmetry"):
         assert f">{title}</h2>" in page
     assert "of 2 targets with a mirror" in page
+    assert "two one-sided tests of equality within a laterality index of ±0.1" in page
 
 
 def test_the_training_table_goes_before_the_card(study) -> None:
@@ -174,6 +175,8 @@ def test_the_density_map_holds_doublings_and_frames_own_and_mirror() -> None:
     assert frames == {regions.index("Hippocampus (left)"): "solid", regions.index("Hippocampus (right)"): "dotted"}
     assert "0" in {text.get_text() for text in axis.texts}
     assert "log scale" in figure.axes[1].get_ylabel()
+    nowhere = table.assign(density=table["density"].where(table["region"] != "Stem"))
+    assert draw.density_map(nowhere).axes[0].images[0].get_array().mask.sum() == 1  # grey, rather than none
 
 
 def test_the_bars_are_sorted_and_always_hold_own_and_mirror() -> None:

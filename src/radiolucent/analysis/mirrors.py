@@ -47,8 +47,9 @@ def own(regions: DataFrame, matches: Sequence[Match], *, within: Within = "regio
     """
     part = shares(regions, within)
     rows = []
+    explained = set(part["target"])
     for match in matches:
-        if match.own:
+        if match.own and match.target in explained:
             rows += _own(part[part["target"] == match.target], match)
     return DataFrame(rows, columns=OWN)
 

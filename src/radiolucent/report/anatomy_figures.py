@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -104,7 +105,12 @@ def _dot(axis: Axes, y: float, value: float, low: float, high: float, colour: st
 
 def _legend(axis: Axes, names: dict[str, str], more: Sequence[Line2D] = ()) -> None:
     dots = [Line2D([], [], linestyle="", marker=_SHAPES[c], color=c, markersize=6, label=name) for name, c in names.items()]
-    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.2, "ncols": len(dots) + len(more)}
+    place: dict[str, Any] = {
+        "loc": "lower right",
+        "bbox_to_anchor": (1.0, 1.0),
+        "borderaxespad": 0.2,
+        "ncols": len(dots) + len(more),
+    }
     axis.legend(handles=[*dots, *more], fontsize=8, frameon=False, columnspacing=1.2, handletextpad=0.3, **place)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", linewidth=0.4, alpha=0.6)

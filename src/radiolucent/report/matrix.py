@@ -32,7 +32,7 @@ class Matrix(NamedTuple):
     def of(cls, labels: DataFrame, targets: list[str], value: str) -> Matrix:
         """From rows with target, label, region and hemisphere; NaN where there is no such row."""
         regions = _regions(labels, targets)
-        wide = labels.assign(key=keys(labels)).pivot_table(index="target", columns="key", values=value, aggfunc="sum", dropna=False)
+        wide = labels.assign(key=keys(labels)).pivot_table(index="target", columns="key", values=value, aggfunc="first")
         return cls(targets, regions, wide.reindex(index=targets, columns=[key for key, _ in regions]).to_numpy(float))
 
     @property

@@ -45,7 +45,7 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         panels=panels,
         verdicts=[*_looks(tables), *anatomy_verdicts(tables, analysis.settings.alpha), *_verdicts(tables, analysis.settings.alpha)],
         notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
-        methods=methods_paragraph(recipe, study.facts(), analysis.counts, segments=segments),
+        methods=methods_paragraph(recipe, study.facts(), analysis.counts, segments=segments, structures="density" in tables),
         facts=facts(recipe, study.facts(), analysis.counts),
     )
 
