@@ -104,8 +104,8 @@ def _structures(settings: Settings) -> str:
     return (
         "For each output, attribution in its own structure was compared with that in the same structure of the other side "
         "(Wilcoxon's signed-rank test of a difference, and two one-sided tests of equality within a laterality index of "
-        f"±{settings.margin:g}); its density was related to the structures' coefficients of variation (Spearman), and the predicted "
-        "asymmetry to the true one (Pearson, slope of the regression)."
+        f"±{settings.margin:g}); its density was related to the structures' coefficients of variation (Spearman), and the "
+        "predicted asymmetry to the true one (Pearson, slope of the regression)."
     )
 
 
