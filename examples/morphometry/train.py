@@ -219,6 +219,7 @@ def card(training: Training) -> dict[str, Any]:
         "layer": "blocks.0",
         "preprocessing": task.preprocessing,
         "spread": [round(float(s), 3) for s in network.spread],
+        "mean": [round(float(m), 3) for m in network.mean],
         "about": {**task.about, "unit": "mm3", "training": how, "validation_ICC": round(training.best, 4), "test": figures},
     }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from radiolucent.errors import BadInput, warn
 from radiolucent.geometry import Grid
 from radiolucent.io import read_labels
 from radiolucent.io.tables import Name, read_names
+from radiolucent.sided import pairs
 from radiolucent.volume import Volume
 
 
@@ -90,18 +90,8 @@ class Parcellation:
         raise BadInput(f"one of the regions {', '.join(known[:40])}{' ...' if len(known) > 40 else ''}", repr(region), do)
 
     def left_right(self) -> list[tuple[str, str]]:
-        """The titles of regions that differ in their side alone: by the table's hemispheres, or by marks in the names.
-
-        Marks are left, right, lh, rh, L and R where they stand alone: "Left-Caudate", "kidney_left", "ctx-lh-insula", "Caudate_L".
-        """
-        found: dict[str, dict[str, list[str]]] = {}
-        for value, name in self.names.items():
-            mark = _MARK.search(name.name)
-            side = name.hemisphere or ({"l": "left", "r": "right"}[mark[0][0].lower()] if mark else "")
-            rest = _MARK.sub("*", name.name, count=1).lower() if mark else name.name.lower()
-            found.setdefault(rest, {}).setdefault(side, []).append(self.titles[value])
-        pairs = [(sides.get("left", []), sides.get("right", [])) for sides in found.values()]
-        return [(left[0], right[0]) for left, right in pairs if len(left) == len(right) == 1]
+        """The titles of regions that differ in their side alone, by the table's hemispheres or by words in the names (`sided`)."""
+        return [(left, right) for _, left, right in pairs((self.titles[v], n.name, n.hemisphere) for v, n in self.names.items())]
 
     def on(self, grid: Grid) -> Parcellation:
         """The same labels on another grid (nearest neighbour); refused where they do not overlap at all."""
@@ -120,6 +110,3 @@ class Parcellation:
             )
         warn(f"the parcellation was resampled from {self.labels.grid} to {grid}")
         return Parcellation(moved, self.names)
-
-
-_MARK = re.compile(r"(?<![a-z0-9])(left|right|lh|rh|l|r)(?![a-z0-9])", re.IGNORECASE)

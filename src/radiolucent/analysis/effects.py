@@ -174,6 +174,21 @@ def signed(values: Array, level: float = 0.95) -> Found:
     return Found("Wilcoxon", "", float(found.statistic), float(found.pvalue), "rank-biserial", effect, n=n)
 
 
+def equivalent(values: Array, margin: float) -> Found:
+    """Two one-sided tests (Schuirmann 1987) that the values lie between -margin and margin, by Wilcoxon's signed ranks.
+
+    p is the larger of both; there is no other effect than that of `signed`.
+    """
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if n < FEWEST_DIFFERENCES:
+        reason = f"not enough cases: {n}, {FEWEST_DIFFERENCES} are needed"
+        return Found("two one-sided Wilcoxon", n=n, reason=reason)
+    moved = {"greater": values + margin, "less": values - margin}
+    p = max(float(stats.wilcoxon(v, alternative=side).pvalue) if v.any() else 1.0 for side, v in moved.items())
+    return Found("two one-sided Wilcoxon", p=p, n=n)
+
+
 def q_values(p: Array) -> Array:
     """Benjamini & Hochberg's (1995) adjusted p-values over all tests that were made; NaN stays NaN.
 

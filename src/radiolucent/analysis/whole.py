@@ -4,58 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pandas import DataFrame
 
+from radiolucent.analysis.anatomy import Anatomy, anatomy
 from radiolucent.analysis.anomalies import anomaly
 from radiolucent.analysis.clustering import classes, merges
 from radiolucent.analysis.covariates import bias, quantities
 from radiolucent.analysis.importances import edges, importance
 from radiolucent.analysis.profiles import GROUP, Patients, checked, patients_of, selected
 from radiolucent.analysis.quality import anomaly_quality
+from radiolucent.analysis.settings import Settings
 from radiolucent.analysis.shift import COLUMNS as DRIFT
 from radiolucent.analysis.shift import drift
 from radiolucent.analysis.sides import laterality, sides
-from radiolucent.errors import BadInput, InputWarning
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a study is analysed.
-
-    Args:
-        reference: which cases are normal, as comparisons of covariates (`scanner == "A" and age < 60`); the others are
-            scored by what is fit on these, and compared with them (drift). Empty: all cases, cross-fitted.
-        covariates: columns of the manifest to test for bias; none: all but case, image, label, patient, session and split.
-        pairs: names of (left, right) regions; none: found by hemisphere or name.
-        level, alpha: of the intervals; of the false discovery rate below which a verdict names a difference.
-        folds, trees, anomalous: parts of the cross-fitting; of a forest; share of the cases that are called anomalous.
-        edges: how many of the strongest context edges are kept per method and layer.
-        seed: of folds, forests, bootstraps and permutations.
-    """
-
-    reference: str = ""
-    covariates: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    level: float = 0.95
-    alpha: float = 0.05
-    folds: int = 5
-    trees: int = 100
-    anomalous: float = 0.1
-    edges: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        shares = {"level": self.level, "alpha": self.alpha, "anomalous": self.anomalous}
-        wrong = [f"{name}={value}" for name, value in shares.items() if not 0 < value < 1]
-        wrong += [
-            f"{name}={getattr(self, name)}" for name in ("folds", "trees", "edges") if getattr(self, name) < 1 + (name == "folds")
-        ]
-        if wrong:
-            do = "Correct it."
-            raise BadInput("shares between 0 and 1, at least 2 folds, a tree and an edge", ", ".join(wrong), do)
+from radiolucent.errors import InputWarning
 
 
 @dataclass(frozen=True)
@@ -70,7 +35,7 @@ class Analysis:
     def as_dict(self) -> dict[str, Any]:
         """All but the tables, for JSON."""
         rows = {name: len(table) for name, table in self.tables.items()}
-        return {"settings": asdict(self.settings), "counts": dict(self.counts), "rows": rows, "notes": list(self.notes)}
+        return {"settings": self.settings.as_dict(), "counts": dict(self.counts), "rows": rows, "notes": list(self.notes)}
 
 
 def analyse(
@@ -79,10 +44,14 @@ def analyse(
     manifest: DataFrame,
     settings: Settings | None = None,
     *,
+    outputs: DataFrame | None = None,
     against: DataFrame | None = None,
     against_patients: Patients = None,
 ) -> Analysis:
     """importance, edges, classes, merges, anomaly, ranking, anomaly_quality, bias, drift, laterality and sides.
+
+    `outputs` are those of a regression (target, mean, spread, source, unit; see `anatomy`), whose structures are then
+    looked at too: density, own, mirror, variation, variability, asymmetries and asymmetry.
 
     The same rows in another order give the same tables. `against` are the region rows of another study, and
     `against_patients` its patients: drift is then this study's difference from it; else, where a reference is set, the
@@ -92,9 +61,10 @@ def analyse(
     regions = checked(regions)
     manifest = manifest.sort_values("case", ignore_index=True)
     patients = patients_of(manifest)
+    found = Anatomy({}) if outputs is None else anatomy(regions, cases, manifest, outputs, settings, patients)
     common: dict[str, Any] = {"patients": patients, "level": settings.level, "seed": settings.seed}
     reference = selected(manifest, settings.reference) if settings.reference else None
-    table: dict[str, DataFrame] = {"importance": importance(regions, **common)}
+    table: dict[str, DataFrame] = {"importance": importance(regions, own={m.target: m.own for m in found.matches}, **common)}
     table["edges"] = edges(table["importance"], most=settings.edges)
     table["classes"], table["merges"] = classes(table["importance"]), merges(table["importance"])
     options: dict[str, Any] = {"patients": patients, "folds": settings.folds, "trees": settings.trees, "seed": settings.seed}
@@ -104,20 +74,25 @@ def analyse(
     quality = {name: option for name, option in tests.items() if name != "seed"}
     table["anomaly_quality"] = anomaly_quality(table["anomaly"], cases, **quality)
     table["sides"] = sides(regions, settings.pairs)
-    table["laterality"] = laterality(table["sides"], **tests)
+    table["laterality"] = laterality(table["sides"], margin=settings.margin, **tests)
     values = quantities(table["anomaly"], regions, table["sides"])
-    table["bias"] = bias(values, manifest, settings.covariates, anomalous=settings.anomalous, **tests)
-    notes = _notes(regions, manifest, patients, reference, settings) + _nameless(regions, cases)
+    about = manifest.drop(columns=[column for column in found.truths if column not in settings.covariates])
+    table["bias"] = bias(values, about, settings.covariates, anomalous=settings.anomalous, **tests)
+    notes = _notes(regions, manifest, patients, reference, settings) + _nameless(regions, cases) + list(found.notes)
     before, after = _cohorts(regions, reference, against)
     tests["patients"] = (patients if against is None else against_patients, patients)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InputWarning)
         table["drift"] = drift(before, after, **tests) if len(before) and len(after) else DataFrame(columns=DRIFT)
     notes += [str(warning.message) for warning in caught]
+    counts = _counts(regions, manifest, patients, reference)
+    return Analysis(table | dict(found.tables), counts, tuple(notes), settings)
+
+
+def _counts(regions: DataFrame, manifest: DataFrame, patients: Patients, reference: set[str] | None) -> dict[str, int]:
     owners = {(patients or {}).get(case, case) for case in regions["case"].astype(str)}
     counts = {"cases": regions["case"].nunique(), "patients": len(owners), "manifest": len(manifest)}
-    counts |= {"groups": len(regions[GROUP].drop_duplicates()), "reference": len(reference or ())}
-    return Analysis(table, counts, tuple(notes), settings)
+    return counts | {"groups": len(regions[GROUP].drop_duplicates()), "reference": len(reference or ())}
 
 
 def ranking(anomaly: DataFrame) -> DataFrame:

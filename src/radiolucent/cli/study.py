@@ -101,7 +101,7 @@ def analyse(
     against: Annotated[Path | None, typer.Option(help="Another study, to measure drift from.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Importance, anomaly, bias, drift and laterality over the cases that are done: STUDY/analysis and STUDY/report.html."""
+    """Importance, anomaly, bias, drift, laterality, a regression's structures, over the cases that are done: tables and a page."""
     from radiolucent.study import Study
     from radiolucent.study.analysing import FOLDER, analyse_study
     from radiolucent.study.reporting import write_study_report
@@ -116,8 +116,8 @@ def analyse(
     print(f"report: {page.resolve()}")
     for note in found.notes:
         print(f"note: {note}")
-    for name in ("bias", "drift", "laterality", "anomaly_quality"):
-        rows = found.tables[name]
+    for name in ("bias", "drift", "laterality", "mirror", "variability", "asymmetry", "anomaly_quality"):
+        rows = found.tables.get(name, ())
         if not len(rows):
             continue
         shown = rows[rows["q"] < found.settings.alpha].sort_values("q", kind="stable")
@@ -126,5 +126,5 @@ def analyse(
         left = f"; {len(rows) - tested} more could not be made" if tested < len(rows) else ""
         print(f"{name}: {hits} in {tested} tests at a false discovery rate of {found.settings.alpha:g}{left}")
         for row in shown.head(5).to_dict("records"):
-            where = ", ".join(str(row[key]) for key in ("method", "layer", "target") if row[key])
+            where = ", ".join(str(row[key]) for key in ("method", "layer", "target", "pair") if row.get(key))
             print(f"  {where}: {row['verdict']} (q = {row['q']:.2g})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Card:
         window: predict in windows of this size, with `overlap` and `blend` (see Tiled); None: the whole scan at once.
         spread: standard deviation of each output over the training data, in their order, for methods that measure a
             change of an output by it (SMOCAM). () where nobody says it.
+        mean: of each output over the training data, beside `spread`: how much each varies, for studies.
         about: anything else worth knowing: data, licence, split, figures, limits.
         notes: remarks that loading gave rise to; they travel into the provenance and the report.
     """
@@ -59,6 +61,7 @@ class Card:
     overlap: float | tuple[float, ...] = 0.25
     blend: str = "constant"
     spread: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -128,6 +131,9 @@ def read_card(path: str | Path) -> Card:
     values["spread"] = tuple(values.get("spread", ()))
     if any(type(s) not in (int, float) or not 0 < s < float("inf") for s in values["spread"]):
         raise BadInput("numbers above 0 as spread", f"{list(values['spread'])}", f"Correct {path}.")
+    values["mean"] = tuple(values.get("mean", ()))
+    if any(type(m) not in (int, float) or not math.isfinite(m) for m in values["mean"]):
+        raise BadInput("numbers as mean", f"{list(values['mean'])}", f"Correct {path}.")
     if any(type(label) is not int or label < 1 for label in values["regions"]):
         raise BadInput("labels above 0 as regions", f"{list(values['regions'])}", f"Correct {path}.")
     return Card(**values)
@@ -149,5 +155,6 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "overlap": (float, int, list),
     "blend": (str,),
     "spread": (list,),
+    "mean": (list,),
     "about": (dict,),
 }

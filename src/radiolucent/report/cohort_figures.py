@@ -7,9 +7,6 @@ beside a class's own half.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from textwrap import wrap
-
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,14 +17,10 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from pandas import DataFrame
 
 from radiolucent.geometry import Array
-from radiolucent.report.depth import literal
+from radiolucent.report.matrix import LONGEST, MOST_NUMBERS, Matrix, keys, named, short
 
 _COLOURS = "viridis"
-_LONGEST = 28
 _MOST_PANELS = 4
-_MOST_LEVEL = 6  # columns up to which names stand level, in lines
-_LEVEL_INCHES = 1.1
-_MOST_NUMBERS = 12  # columns up to which a cell has room for its number
 
 
 def heat_map(importance: DataFrame, classes: DataFrame | None = None) -> Figure:
@@ -38,40 +31,18 @@ def heat_map(importance: DataFrame, classes: DataFrame | None = None) -> Figure:
     """
     labels = importance[importance["kind"] == "label"]
     targets, breaks = _order(labels, classes)
-    regions = _regions(labels, targets)
-    wide = labels.assign(key=_keys(labels)).pivot_table(index="target", columns="key", values="mean", aggfunc="sum")
-    values = wide.reindex(index=targets, columns=[key for key, _ in regions]).to_numpy()
-    longest = min(_LONGEST, max(len(name) for _, name in regions))
-    few = len(regions) <= _MOST_LEVEL
-    size = 0.36 if len(regions) > _MOST_NUMBERS else 0.52
-    width = (_LEVEL_INCHES if few else size) * len(regions) + 0.075 * min(_LONGEST, max(map(len, targets))) + 2.1
-    figure = Figure(
-        figsize=(max(width, 5), size * len(targets) + (0.6 if few else 0.075 * longest) + 1.2),
-        layout="constrained",
-        facecolor="white",
-    )
-    axis = figure.subplots()
+    matrix = Matrix.of(labels, targets, "mean")
+    figure, axis = matrix.drawn()
     colours = matplotlib.colormaps[_COLOURS].with_extremes(bad="#d0d0d0")
+    values = matrix.values
     norm = PowerNorm(0.5, 0, max(np.nanmax(values), 0.01))
-    image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect="auto" if few else "equal")
-    for row, target in enumerate(targets):
-        for column, (_, name) in enumerate(regions):
-            if name == target:
-                axis.add_patch(
-                    Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#ff4fd8", linewidth=1.6, clip_on=False)
-                )
+    image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect="auto" if matrix.few else "equal")
+    known = labels[labels["role"] == "itself"] if "role" in labels.columns else labels[:0]
+    matrix.frame(axis, {*zip(known["target"], keys(known), strict=True), *matrix.alike})
     for place in breaks:
         axis.axhline(place - 0.5, color="white", linewidth=2.5)
-    if len(regions) <= _MOST_NUMBERS:
+    if len(matrix.regions) <= MOST_NUMBERS:
         _numbers(axis, values, norm)
-    if few:
-        axis.set_xticks(range(len(regions)), ["\n".join(wrap(_short(name), 12)) for _, name in regions], fontsize=8)
-    else:
-        axis.set_xticks(range(len(regions)), [_short(name) for _, name in regions], rotation=90, fontsize=8)
-    axis.set_yticks(range(len(targets)), [_short(target) for target in targets], fontsize=8)
-    axis.set_xlabel("region where the relevance lies", fontsize=9)
-    axis.set_ylabel("target", fontsize=9)
-    axis.spines[:].set_visible(False)
     _bar(figure, image, axis, float(np.nanmax(values)), "mean share of |relevance|,\nroot scale")
     return figure
 
@@ -131,8 +102,8 @@ def context_graph(edges: DataFrame, importance: DataFrame, classes: DataFrame | 
         axis.plot(x, y, "o", color="#303030" if name in targets else "white", markeredgecolor="#303030", markersize=8)
         turned = np.degrees(a) if np.cos(a) >= -1e-9 else np.degrees(a) + 180
         side = "left" if np.cos(a) >= -1e-9 else "right"
-        axis.text(1.06 * x, 1.06 * y, _short(name), rotation=turned, rotation_mode="anchor", ha=side, va="center", fontsize=8.5)
-    reach = 1.12 + 0.028 * max((min(_LONGEST, len(name)) for name in names), default=0)
+        axis.text(1.06 * x, 1.06 * y, short(name), rotation=turned, rotation_mode="anchor", ha=side, va="center", fontsize=8.5)
+    reach = 1.12 + 0.028 * max((min(LONGEST, len(name)) for name in names), default=0)
     axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axis.set_axis_off()
     axis.set_title("relevance for the arrow's head lies in its tail", fontsize=9)
@@ -153,30 +124,32 @@ def distributions(regions: DataFrame, importance: DataFrame, target: str, most: 
     chosen = importance[(importance["target"] == target) & (importance["kind"] == "label")]
     chosen = chosen.sort_values("mean", ascending=False, kind="stable")[:most]
     rows = regions[(regions["target"] == target) & (regions["kind"] == "label")]
-    values = rows.assign(key=_keys(rows)).pivot_table(index="case", columns="key", values="mass_fraction", aggfunc="sum")
+    values = rows.assign(key=keys(rows)).pivot_table(index="case", columns="key", values="mass_fraction", aggfunc="sum")
     values = values.fillna(0.0).sort_index()
     height = 0.27 * len(chosen) + 1.1
     figure = Figure(figsize=(7.5, height), layout="constrained", facecolor="white")
     axis = figure.subplots()
     shake = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
     colours = {"itself": "#440154", "background": "#808080"}
-    for place, (key, role) in enumerate(zip(_keys(chosen), chosen["role"], strict=True)):
+    for place, (key, role) in enumerate(zip(keys(chosen), chosen["role"], strict=True)):
         shares, colour = values[key].to_numpy(), colours.get(role, "#21918c")
         axis.plot(shares, place + shake, "o", color=colour, markersize=2.6, alpha=0.45, markeredgewidth=0)
         low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75])
         axis.add_patch(Rectangle((low, place - 0.33), high - low, 0.66, fill=False, edgecolor=colour, linewidth=1.2))
         axis.plot([middle, middle], [place - 0.33, place + 0.33], color="black", linewidth=1.8)
-    names = [_short(name) for name in _named(chosen)]
+    names = [short(name) for name in named(chosen)]
     axis.set_yticks(range(len(chosen)), names, fontsize=8)
     axis.set_ylim(len(chosen) - 0.4, -0.6)
-    _root_scale(axis, float(values.to_numpy().max()))
-    axis.set_xlabel(f"share of |relevance| for {_short(target)}, root scale; n = {len(values)}; box: quartiles", fontsize=8)
+    root_scale(axis, float(values.to_numpy().max()))
+    axis.set_xlabel(f"share of |relevance| for {short(target)}, root scale; n = {len(values)}; box: quartiles", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", linewidth=0.4, alpha=0.6)
     return figure
 
 
-def _root_scale(axis: Axes, top: float) -> None:
+def root_scale(axis: Axes, top: float) -> None:
+    """Shares from 0 to `top` on the x axis, by their square root: context is often a few per cent beside a half."""
+
     def back(x: Array) -> Array:
         return np.sign(x) * np.square(x)
 
@@ -202,8 +175,8 @@ def anomaly_ranking(ranking: DataFrame, most: int = 15, least: int = 5) -> Figur
     axis.barh(place, shown["score"], color=colours, height=0.72)
     about = zip(place, shown["score"], shown["target"], shown["strangest"], strict=True)
     for y, score, target, strangest in about:
-        axis.text(score + 0.01, y, f"{_short(target)}: {_short(strangest)}", va="center", fontsize=7.5)
-    axis.set_yticks(place, [f"{rank}  {_short(case)}" for rank, case in zip(shown["rank"], shown["case"], strict=True)], fontsize=8)
+        axis.text(score + 0.01, y, f"{short(target)}: {short(strangest)}", va="center", fontsize=7.5)
+    axis.set_yticks(place, [f"{rank}  {short(case)}" for rank, case in zip(shown["rank"], shown["case"], strict=True)], fontsize=8)
     if not few:
         axis.text(0.01, most, f"... {len(ranking) - most - least} more ...", va="center", fontsize=7.5, color="#606060")
     axis.set_ylim(place[-1] + 0.6, -0.6)
@@ -224,7 +197,7 @@ def anomaly_against_quality(anomaly: DataFrame, cases: DataFrame, quality: str =
     for axis, target in zip(figure.subplots(1, max(1, len(targets)), squeeze=False)[0], targets, strict=False):
         rows = both[both["target"] == target]
         axis.plot(rows["forest"], rows[quality], "o", color="#31688e", markersize=4, alpha=0.7, markeredgewidth=0)
-        axis.set_title(f"{_short(target)} (n = {len(rows)})", fontsize=9)
+        axis.set_title(f"{short(target)} (n = {len(rows)})", fontsize=9)
         axis.set_xlabel("anomaly score of the forest", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -240,34 +213,3 @@ def _order(labels: DataFrame, classes: DataFrame | None) -> tuple[list[str], lis
     ordered = classes.sort_values("order")
     clusters = ordered["cluster"].tolist()
     return ordered["target"].tolist(), [i for i in range(1, len(clusters)) if clusters[i] != clusters[i - 1]]
-
-
-def _regions(labels: DataFrame, targets: Sequence[str]) -> list[tuple[str, str]]:
-    """Key and name of each region: those of targets in their order, the others by label, the background last."""
-    table = labels.assign(key=_keys(labels), name=_named(labels)).drop_duplicates("key")
-    place = {target: i for i, target in enumerate(targets)}
-    last = len(targets)
-    rank = [
-        (last + 1, 0, "") if label == 0 else (place.get(region, last), int(label), side)
-        for region, label, side in zip(table["region"], table["label"], table["hemisphere"], strict=True)
-    ]
-    rows = sorted(zip(rank, table["key"], table["name"], strict=True))
-    return [(key, name) for _, key, name in rows]
-
-
-def _keys(rows: DataFrame) -> list[str]:
-    """What tells regions apart."""
-    return [f"{label}\0{name}\0{side}" for label, name, side in zip(rows["label"], rows["region"], rows["hemisphere"], strict=True)]
-
-
-def _named(rows: DataFrame) -> list[str]:
-    """Names, with the side behind those that two hemispheres share."""
-    sides = rows.groupby("region")["hemisphere"].nunique()
-    return [
-        f"{name} {side}" if sides[name] > 1 else str(name) for name, side in zip(rows["region"], rows["hemisphere"], strict=True)
-    ]
-
-
-def _short(name: str) -> str:
-    name = str(name)
-    return literal(name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…")

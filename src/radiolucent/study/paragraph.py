@@ -21,8 +21,13 @@ _REDUCED = {
 _COUNTS = {"cases": "cases analysed", "patients": "patients", "manifest": "cases in the cohort", "reference": "reference cases"}
 
 
-def methods_paragraph(recipe: Recipe, study: Mapping[str, Any], counts: Mapping[str, int], *, segments: bool) -> str:
-    """The paragraph; `study` are its facts, `counts` has cases and patients, `segments` says what the model does."""
+def methods_paragraph(
+    recipe: Recipe, study: Mapping[str, Any], counts: Mapping[str, int], *, segments: bool, structures: bool = False
+) -> str:
+    """The paragraph; `study` are its facts, `counts` has cases and patients, `segments` says what the model does.
+
+    `structures`: its outputs measure structures, which were looked at too.
+    """
     targets = ", ".join(recipe.explain.targets) or ("every predicted class" if segments else "the model's outputs")
     how = f"For a class, the explained score was the {_REDUCED[recipe.explain.reduce]}." if segments else ""
     sentences = [
@@ -34,6 +39,7 @@ def methods_paragraph(recipe: Recipe, study: Mapping[str, Any], counts: Mapping[
         _extras(recipe),
         f"Means over cases are given with {recipe.analysis.level:.0%} bootstrap intervals.",
         _anomaly(recipe.analysis),
+        _structures(recipe.analysis) if structures else "",
         "Associations with covariates were tested with the Mann-Whitney, Kruskal-Wallis, Spearman and chi-square or Fisher tests, "
         f"and the false discovery rate was controlled at {recipe.analysis.alpha:g} over all tests (Benjamini-Hochberg).",
     ]
@@ -91,6 +97,15 @@ def _anomaly(settings: Settings) -> str:
     return (
         f"Per class, cases were scored for anomaly by an isolation forest on the region shares, {fit} so that no case was scored "
         "by a forest that had seen it, and by a robust Mahalanobis distance of their log-ratios."
+    )
+
+
+def _structures(settings: Settings) -> str:
+    return (
+        "For each output, attribution in its own structure was compared with that in the same structure of the other side "
+        "(Wilcoxon's signed-rank test of a difference, and two one-sided tests of equality within a laterality index of "
+        f"±{settings.margin:g}); its density was related to the structures' coefficients of variation (Spearman), and the "
+        "predicted asymmetry to the true one (Pearson, slope of the regression)."
     )
 
 

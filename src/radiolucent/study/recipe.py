@@ -180,7 +180,7 @@ def from_tables(values: Mapping[str, Any], base: Path) -> Recipe:
             raise BadInput(f"a table [{name}]", repr(table), "Correct the recipe.")
         keys = _keys(kind)
         _known(table, keys, f"keys of [{name}]")
-        for key in {"manifest", "bids", "nnunet", "model", "weights", "parcellation", "names"} & set(table):
+        for key in {"manifest", "bids", "nnunet", "model", "weights", "parcellation", "names", "training"} & set(table):
             if table[key] == "" or "\0" in str(table[key]):  # the folder of the recipe, if it went on from here
                 raise BadInput(f"a name or a path for {name}.{key}", repr(table[key]), "Give one, or leave the key out.")
         read = {key: _read(f"{name}.{key}", keys[key], value, base) for key, value in table.items()}

@@ -12,37 +12,15 @@ from radiolucent.analysis import Analysis, Settings, patients_of
 from radiolucent.analysis.profiles import Patients, units
 from radiolucent.analysis.quality import QUALITIES
 from radiolucent.report import cohort_figures as draw
-from radiolucent.report.cohort import MOST_THUMBNAILS, Group, Panel, Table, Thumbnail, write_cohort_report
+from radiolucent.report.cohort import MOST_THUMBNAILS, Group, Panel, Thumbnail, write_cohort_report
 from radiolucent.statistics import bootstrap_mean
+from radiolucent.study.anatomy import anatomy_panels, anatomy_verdicts
 from radiolucent.study.paragraph import facts, methods_paragraph
+from radiolucent.study.shown import HEADINGS, each, of, table
 from radiolucent.study.store import Study
 
 _SIDE_BY_SIDE = 3  # of the most and of the least anomalous cases
 _MOST_TARGETS = 6  # whose distributions are drawn; all are in the tables
-
-_ABOUT = {"method", "layer", "target", "quantity", "region", "covariate", "pair", "score", "quality"}
-_FIRST = ("verdict", "measure", "effect", "difference", "rho", "low", "high", "p", "q", "n")  # of tests, behind what they are about
-_HEADINGS = {
-    "mass_fraction": "share",
-    "low": "from",
-    "high": "to",
-    "q": "q (FDR)",
-    "n": "n",
-    "n_fit": "n fitted on",
-    "n_targets": "targets",
-    "strangest_z": "by how many SD",
-    "volume_mm3_predicted": "predicted mm³",
-    "voxels_predicted": "predicted voxels",
-    "n_present": "n with region",
-    "hd95_mm": "HD95 (mm)",
-    "dice": "Dice",
-    "iou": "IoU",
-    "enrichment_low": "enrichment from",
-    "enrichment_high": "enrichment to",
-    "forest": "anomaly (forest)",
-    "mahalanobis": "anomaly (Mahalanobis)",
-    "strangest": "strangest region",
-}
 
 
 def write_study_report(study: Study, analysis: Analysis) -> Path:
@@ -55,6 +33,7 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         _anomaly(study, tables, cases, links),
         _bias(tables),
         *_sides(tables),
+        *anatomy_panels(tables),
         *_drift(tables),
         _cases(cases, links, agreement(cases, patients_of(study.manifest()), analysis.settings), analysis.settings.level),
     ]
@@ -64,24 +43,24 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         title=recipe.study.name or study.folder.name,
         subtitle=f"{len(status.done)} of {status.total} cases; methods: {len(recipe.explain.methods)}",
         panels=panels,
-        verdicts=[*_looks(tables), *_verdicts(tables, analysis.settings.alpha)],
+        verdicts=[*_looks(tables), *anatomy_verdicts(tables, analysis.settings.alpha), *_verdicts(tables, analysis.settings.alpha)],
         notes=[*_failed(status.failed), *_waiting(len(status.waiting)), *analysis.notes],
-        methods=methods_paragraph(recipe, study.facts(), analysis.counts, segments=segments),
+        methods=methods_paragraph(recipe, study.facts(), analysis.counts, segments=segments, structures="density" in tables),
         facts=facts(recipe, study.facts(), analysis.counts),
     )
 
 
 def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
     groups = []
-    for where, importance in _each(tables["importance"]):
-        classes, edges = _of(tables["classes"], importance), _of(tables["edges"], importance)
+    for where, importance in each(tables["importance"]):
+        classes, edges = of(tables["classes"], importance), of(tables["edges"], importance)
         text = "Where the relevance of each target lies, as a mean over the cases. Framed: the target's own region."
         found = [(draw.heat_map(importance, classes), text)]
         if len({*edges["region"], *edges["target"]}) > 2:
             text = "Context: the strongest arrows from a region to a target that is also recognised by it."
             found.append((draw.context_graph(edges, importance, classes), text))
         found += [
-            (draw.distributions(_of(rows, importance), importance, target), f"The cases behind the means for {target}.")
+            (draw.distributions(of(rows, importance), importance, target), f"The cases behind the means for {target}.")
             for target in importance["target"].unique()[:_MOST_TARGETS]
         ]
         groups.append(Group(where, found))
@@ -105,10 +84,10 @@ def _importance(tables: Mapping[str, DataFrame], rows: DataFrame) -> Panel:
 def _anomaly(study: Study, tables: Mapping[str, DataFrame], cases: DataFrame, links: Mapping[str, str]) -> Panel:
     groups: list[Group] = []
     quality = tables["anomaly_quality"]
-    for where, ranking in _each(tables["ranking"]):
+    for where, ranking in each(tables["ranking"]):
         found = [(draw.anomaly_ranking(ranking), "Which cases stand out, and by what.")]
         if "dice" in set(quality["quality"]):
-            picture = draw.anomaly_against_quality(_of(tables["anomaly"], ranking), cases)
+            picture = draw.anomaly_against_quality(of(tables["anomaly"], ranking), cases)
             found.append((picture, "Does anomaly warn of bad segmentations? Each dot is a case."))
         most, least = ranking.head(_SIDE_BY_SIDE), ranking.tail(_SIDE_BY_SIDE)[::-1]
         galleries = [
@@ -164,7 +143,8 @@ def _sides(tables: Mapping[str, DataFrame]) -> list[Panel]:
     if not len(laterality):
         return []
     text = "(L - R) / (L + R) of the relevance in each pair of regions; left is the patient's."
-    return [Panel("Left and right", text, tables=[table(laterality, "A test against 0 for each pair.")])]
+    note = "For each pair a test against 0 (p, q), and one that the index lies within the margin around it (p equal, q equal)."
+    return [Panel("Left and right", text, tables=[table(laterality, note)])]
 
 
 def _drift(tables: Mapping[str, DataFrame]) -> list[Panel]:
@@ -185,7 +165,7 @@ def agreement(cases: DataFrame, patients: Patients, settings: Settings) -> DataF
         own = group.groupby(units(group["case"], patients))[list(QUALITIES)].mean()
         for name in QUALITIES:
             mean = bootstrap_mean(own[name].to_numpy(float), level=settings.level, seed=settings.seed)
-            about = {"target": target, "quality": _HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high}
+            about = {"target": target, "quality": HEADINGS[name], "mean": mean.mean, "low": mean.low, "high": mean.high}
             rows += [about | {"n": mean.n}] if mean.n else []
     return DataFrame(rows)
 
@@ -197,32 +177,6 @@ def _cases(cases: DataFrame, links: Mapping[str, str], means: DataFrame, level: 
         "Score, size and agreement with the label.",
         tables=[*([table(means, note)] if len(means) else []), table(cases, "Every case and class.", links)],
     )
-
-
-def table(frame: DataFrame, note: str, links: Mapping[str, str] | None = None) -> Table:
-    """A frame as rows to search and sort, first what they say; columns that say nothing in any row are left out."""
-    if "verdict" in frame.columns:
-        about = [c for c in frame.columns if c in _ABOUT]
-        first = [c for c in _FIRST if c in frame.columns]
-        frame = frame[[*about, *first, *(c for c in frame.columns if c not in {*about, *first})]]
-    if "kind" in frame.columns:  # the regions' names and roles say it here
-        frame = frame.drop(columns=["kind", "label"])
-    if "quality" in frame.columns:
-        frame = frame.assign(quality=frame["quality"].replace(_HEADINGS))
-    kept = [c for c in frame.columns if frame[c].notna().any() and not (frame[c].astype(str) == "").all()]
-    return Table({c: _HEADINGS.get(c, c.replace("_", " ")) for c in kept}, frame[kept].to_dict("records"), links, note)
-
-
-def _each(frame: DataFrame) -> list[tuple[str, DataFrame]]:
-    """The rows of each method and layer, with their name."""
-    groups = frame.groupby(["method", "layer"], sort=False)
-    return [(f"{method} at {layer}" if layer else str(method), part) for (method, layer), part in groups]
-
-
-def _of(frame: DataFrame, like: DataFrame) -> DataFrame:
-    """The rows of a frame with the one method and layer of another."""
-    first = like.iloc[0]
-    return frame[(frame["method"] == first["method"]) & (frame["layer"] == first["layer"])] if len(frame) else frame
 
 
 def _thumbnail(study: Study, row: Mapping[str, Any], links: Mapping[str, str]) -> Thumbnail:
@@ -254,11 +208,11 @@ _QUESTIONS = {
 def _looks(tables: Mapping[str, DataFrame]) -> list[str]:
     """A sentence per method: how much lies in the targets themselves, in what is no structure, and in which others."""
     said = []
-    for where, rows in _each(tables["importance"]):
+    for where, rows in each(tables["importance"]):
         by_role = rows[rows["kind"] == "label"].groupby(["target", "role"])["mean"].sum().groupby("role").mean()
         names = {"itself": "the target itself", "context": "other regions", "background": "the background"}
         parts = [f"{by_role[role]:.0%} in {name}" for role, name in names.items() if role in by_role]
-        strongest = [f"{e.region} for {e.target} ({e.mean:.0%})" for e in _of(tables["edges"], rows).head(2).itertuples()]
+        strongest = [f"{e.region} for {e.target} ({e.mean:.0%})" for e in of(tables["edges"], rows).head(2).itertuples()]
         context = f"; the strongest context: {', '.join(strongest)}" if strongest else ""
         said.append(f"{where}: of a target's relevance lie on average {', '.join(parts)}{context}")
     return said
@@ -274,10 +228,12 @@ def _verdicts(tables: Mapping[str, DataFrame], alpha: float) -> list[str]:
         hits = found[found["q"] < alpha].sort_values("q", kind="stable")
         few = int(found["verdict"].str.startswith("not enough").sum())
         said += [
-            f"{where}, {row['target']}: {row['verdict']}" for where, rows in _each(hits[:10]) for row in rows.to_dict("records")
+            f"{where}, {row['target']}: {row['verdict']}" for where, rows in each(hits[:10]) for row in rows.to_dict("records")
         ]
         if len(hits) > 10:
             said.append(f"... and {len(hits) - 10} more in the table on {question[0].lower()}{question[1:]}")
+        if name == "laterality" and (equal := int((found["q_equal"] < alpha).sum())):
+            said.append(f"Left and right: equal within ±{found['margin'].iloc[0]:g} in {equal} of {len(found)} comparisons")
         if not len(hits):
             left = f"; {few} more had not enough cases" if few else ""
             said.append(f"{question}: none found in {int(found['q'].notna().sum())} tests{left}")

@@ -27,7 +27,7 @@ from radiolucent.regions import Regions as Prepared
 from radiolucent.regions import by_region, by_region_streamed
 from radiolucent.study.cohort import Case
 from radiolucent.study.recipe import Regions
-from radiolucent.targets import Overlapping, Region
+from radiolucent.targets import Outputs, Overlapping, Region, Select
 from radiolucent.volume import Volume
 
 Row = dict[str, Any]
@@ -139,11 +139,15 @@ def _label_names(labels: Volume, prediction: Prediction, card: Card) -> dict[int
 
 
 def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: Card, wanted: Sequence[str]) -> list[Row]:
-    """One row per class: its score, how much of it the model sees, and how well that agrees with the label."""
-    scores: dict[str, float] = {}
-    if targets is not None:
-        fixed = targets.fix(prediction.output)
-        scores = dict(zip(fixed.names(card.classes), fixed(prediction.output).detach()[:, 0].tolist(), strict=True))
+    """One row per class: its score, how much of it the model sees, and how well that agrees with the label.
+
+    Of a regression one row per output, whichever of them are explained: they cost nothing more, and a comparison of left
+    and right needs both.
+    """
+    scores = _scores(targets, prediction, card) if targets is not None else {}
+    if card.task == "regression" and not is_segmentation(prediction, card):
+        every = Outputs() if card.output is None else Select(card.output, Outputs())
+        scores = _scores(every, prediction, card)
     if not is_segmentation(prediction, card):
         return [{"target": name, "score": score, "reason": "no segmentation"} for name, score in scores.items()]
     predicted = prediction.labels(card.output, card.regions)
@@ -167,6 +171,11 @@ def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: 
             }
         )
     return rows
+
+
+def _scores(targets: Target, prediction: Prediction, card: Card) -> dict[str, float]:
+    fixed = targets.fix(prediction.output)
+    return dict(zip(fixed.names(card.classes), fixed(prediction.output).detach()[:, 0].tolist(), strict=True))
 
 
 def _named(prediction: Prediction, card: Card, wanted: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
