@@ -156,7 +156,7 @@ def main() -> None:
     if task.pairs:
         drawn["asymmetry"] = sides(answers["asymmetry"], ["Lateral Ventricle", "Hippocampus", "Putamen"])
     for name, figure in drawn.items():
-        (given.out / f"smocam-{given.task}-{name}.png").write_bytes(figures.png(figure, 80))
+        (given.out / f"smocam-{given.task}-{name}.png").write_bytes(figures.png(figure, 72))
 
 
 if __name__ == "__main__":

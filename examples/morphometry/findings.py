@@ -15,7 +15,9 @@ from radiolucent.statistics import intraclass_correlation, means
 
 Row = dict[str, Any]
 Values = NDArray[np.floating]
-COLUMNS = ("share", "density", "mirror", "own side", "pointing", "pointing@", "deletion", "seconds", "no map")
+COLUMNS = ("share", "density", "mirror", "own side", "unlabelled", "pointing", "pointing@", "deletion", "seconds", "no map")
+PLAIN = ("seconds", "converged", "iterations", "no map")
+PAIRS = ("slope", "r", "ICC(2,1)", "r_true", "r_said")
 DIAGNOSTICS = ("at start", "distance", "converged", "iterations")
 
 
@@ -95,25 +97,59 @@ def means_of(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     return means(rows, ["method", "metric"]), means(rows, ["method", "output", "metric"])
 
 
-def tables(overall: Sequence[Row], tolerance_mm: float) -> str:
-    """The comparison of the methods, and SMOCAM's diagnostics, in Markdown."""
+def tables(found: dict[str, Any], tolerance_mm: float) -> str:
+    """The comparison of the methods, SMOCAM's diagnostics, the outputs, and what attention is related to, in Markdown."""
+    overall = {(row["method"], row["metric"]): row for row in found["overall"]}
+    methods = list(dict.fromkeys(row["method"] for row in found["overall"]))
+    parts = [_compared(overall, methods, COLUMNS, tolerance_mm)]
+    parts += [_compared(overall, [m for m in methods if (m, "converged") in overall], DIAGNOSTICS, tolerance_mm)]
+    density = {(row["method"], row["output"]): row["mean"] for row in found["by_output"] if row["metric"] == "density"}
+    with_map = list(dict.fromkeys(method for method, _ in density))
+    lines = [["density for", "ICC(2,1)", "variation", *with_map]]
+    for row in found["agreement"]:
+        numbers = [row["ICC(2,1)"], row["variation"], *(density.get((m, row["output"]), np.nan) for m in with_map)]
+        lines.append([row["output"], *map("{:.2f}".format, numbers)])
+    parts.append(_markdown(lines))
+    made = [row for row in found["relations"] if not row["reason"]]
+    rho = [[row["method"], row["attention"], row["with"], _interval(row, "rho", 2), f"{row['p']:.2g}"] for row in made]
+    pairs = [[row["pair"], *(f"{row[c]:.2f}" for c in PAIRS)] for row in found["asymmetry"]]
+    parts += [_markdown([["method", "attention", "with", "rho", "p"], *rho])] if rho else []
+    parts += [_markdown([["asymmetry", *PAIRS], *pairs])] if pairs else []
+    if found["sides"]:
+        parts += [_markdown([["method", "outputs seen on their own side", "on the other", "undecided"], *_sides(found["sides"])])]
+    return "\n\n".join(parts)
+
+
+def _sides(rows: Sequence[Row], alpha: float = 0.05) -> list[list[str]]:
+    """For each method how many outputs have significantly more attention on which side (q below alpha)."""
+    lines = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        of = [row for row in rows if row["method"] == method]
+        own = [row["effect"] * (1 if row["target"].endswith("(left)") else -1) for row in of if row["q"] < alpha]
+        counts = [sum(e > 0 for e in own), sum(e < 0 for e in own), len(of) - len(own)]
+        lines.append([method, *map(str, counts)])
+    return lines
+
+
+def _compared(overall: dict[tuple[str, str], Row], methods: Sequence[str], columns: Sequence[str], tolerance_mm: float) -> str:
     named = {"pointing": "pointing-game", "pointing@": f"pointing-game@{tolerance_mm:g}"}
-    found = {(row["method"], row["metric"]): row for row in overall}
-    methods = list(dict.fromkeys(row["method"] for row in overall))
 
     def cell(method: str, column: str) -> str:
-        row = found.get((method, named.get(column, column)))
+        row = overall.get((method, named.get(column, column)))
         if row is None or not np.isfinite(row["mean"]):
             return ""
-        if column in ("seconds", "converged", "iterations", "no map"):
-            return f"{row['mean']:.3g}"
-        return f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        return f"{row['mean']:.3g}" if column in PLAIN else _interval(row, "mean", 3)
 
-    def table(columns: Sequence[str], rows: Sequence[str]) -> str:
-        columns = [c for c in columns if any(cell(m, c) for m in rows)]
-        head = [f"pointing@{tolerance_mm:g} mm" if c == "pointing@" else c for c in columns]
-        lines = [["method", *head], ["---"] * (len(head) + 1), *([m, *(cell(m, c) for c in columns)] for m in rows)]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    columns = [c for c in columns if any(cell(m, c) for m in methods)]
+    head = [f"pointing@{tolerance_mm:g} mm" if c == "pointing@" else c for c in columns]
+    return _markdown([["method", *head], *([m, *(cell(m, c) for c in columns)] for m in methods)])
 
-    masks = [m for m in methods if (m, "converged") in found]
-    return table(COLUMNS, methods) + ("\n\n" + table(DIAGNOSTICS, masks) if masks else "")
+
+def _interval(row: Row, value: str, digits: int) -> str:
+    return f"{row[value]:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    """The first line is the head."""
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -13,6 +13,7 @@ bootstrap intervals, over all outputs and for each), regions.csv (attention per 
     own side             (own - mirror) / (own + mirror), of the densities
     pointing, pointing@  1 if the peak of |R| lies in the structure; or so near to it
     deletion             how far the output moves, see deletion.py; the controls know nothing of the network
+    unlabelled           share of |R| where there is nothing: in the padding of a crop, in the air around a head
     seconds              for one output, all of them asked at once; methods that share a pass have equal parts of it
     at start, distance   |S(masked) - S| / sigma of SMOCAM's uniform first mask, and of its last
 """
@@ -106,7 +107,7 @@ def main() -> None:
     smocam = {layer: given.iterations or n for layer, n in task.smocam.items()}
     found, regions = answers(task, model, card, given.scans or task.scans, compared(smocam, given.samples))
     out.mkdir(parents=True, exist_ok=True)
-    text = tables(found["overall"], task.tolerance_mm)
+    text = tables(found, task.tolerance_mm)
     put(out / "answers.json", json.dumps(found, indent=1).encode() + b"\n")
     put(out / "table.csv", DataFrame([*found["overall"], *found["by_output"]]).to_csv(index=False).encode())
     put(out / "regions.csv", regions.to_csv(index=False).encode())
