@@ -88,7 +88,8 @@ def test_the_papers_sizes() -> None:
     [
         ({"size": (8,)}, "a size of 2 or 3 axes"),
         ({"size": (3, 8)}, "a size that can be pooled"),
-        ({"pool": (2, 2, 2)}, "one pooling factor per block"),
+        ({"pool": (2, 2, 2)}, "`pool`: one number, or one for each of 2 blocks"),
+        ({"convolutions": (1,)}, "`convolutions`: one number, or one"),
         ({"outputs": 0}, "whole numbers above 0"),
         ({"dropout": 1.0}, "whole numbers above 0"),
     ],
@@ -108,10 +109,10 @@ def test_another_image_and_a_constant_output_are_refused() -> None:
 
 
 class Boxes:
-    """Two measurements that a small network can learn: the brightness of either half."""
+    """Two measurements that a small network can learn: the brightness of either half, in four cells each."""
 
-    name, outputs, epochs, learning_rate = "boxes", ["left", "right"], 6, 3e-3
-    arguments: dict[str, Any] = {"outputs": 2, "size": [8, 8, 8], "channels": [2, 2], "hidden": [8], "dropout": 0.1}  # noqa: RUF012
+    name, outputs, located, epochs, learning_rate = "boxes", ["left", "right"], 3, 6, 3e-3
+    arguments: dict[str, Any] = {"outputs": 2, "size": [8, 8, 8], "channels": [2, 2], "hidden": [8], "pool": [4, 1], "norm": True}  # noqa: RUF012
     preprocessing: dict[str, Any] = {"size": [8, 8, 8]}  # noqa: RUF012
     about: dict[str, Any] = {"data": "none"}  # noqa: RUF012
 
@@ -119,14 +120,16 @@ class Boxes:
         generator = torch.Generator().manual_seed(100 * epoch + number)
         truth = torch.rand(2, generator=generator)
         sides = torch.where(torch.arange(8) < 4, truth[0], truth[1])
-        return sides + 0.1 * torch.randn((1, 8, 8, 8), generator=generator), 100 * truth
+        cells = torch.zeros(2, 2, 2, 2)
+        cells[0, :, :, 0], cells[1, :, :, 1] = 25 * truth[:, None, None]
+        return sides + 0.1 * torch.randn((1, 8, 8, 8), generator=generator), cells
 
     def fixed(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         scans, truths = zip(*(self.draw({"validation": 90, "test": 91}[part], n) for n in range(9)), strict=True)
-        return torch.stack(scans), torch.stack(truths)
+        return torch.stack(scans), torch.stack(truths).sum((2, 3, 4))
 
     def truths(self) -> torch.Tensor:
-        return torch.stack([self.draw(80, n)[1] for n in range(20)])
+        return torch.stack([self.draw(80, n)[1].sum((1, 2, 3)) for n in range(20)])
 
     def __len__(self) -> int:
         return 18
@@ -143,17 +146,41 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Pat
     (tmp_path / "b").mkdir()
     whole = train.Training(Boxes(), tmp_path / "a", 6)
     whole.run(0, 10)
-    first = train.Training(Boxes(), tmp_path / "b", 6)
-    for _ in range(3):
-        first.epoch(0)
-    first._save()
+    for done in (2, 3, 5):  # among the cells, between cells and volumes, among the volumes
+        part = train.Training(Boxes(), tmp_path / "b", 6)
+        while part.done < done:
+            part.advance(0, *part.task.fixed("validation"))
     second = train.Training(Boxes(), tmp_path / "b", 6)
-    assert second.done == 3
+    assert second.done == 5
     second.run(0, 10)
     ended = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in "ab"]
     assert ended[0]["done"] == ended[1]["done"] == 6
     for key, value in ended[0]["network"].items():
         assert torch.equal(value, ended[1]["network"][key]), key
+
+
+def test_fully_connected_layers_begin_as_the_sum_over_the_cells(train: Any) -> None:
+    torch.manual_seed(0)
+    network = Morphometry(2, (8, 8, 8), channels=(2, 3), pool=(4, 1), hidden=(8, 5)).eval()
+    network.standardise(torch.tensor([[1.0, 20.0], [3.0, 50.0]]))
+    where = train.cell_map(network)
+    torch.nn.init.uniform_(where.weight)
+    train.begin_as_sum(network, where)
+    scans = torch.rand(3, 1, 8, 8, 8)
+    summed = where(network.blocks(scans)).sum((2, 3, 4)) * network.spread
+    assert summed.std(0).min() > 0.01
+    torch.testing.assert_close(network(scans), summed)
+
+
+def test_amounts_in_cells_are_counted_by_hand(train: Any) -> None:
+    located = importlib.import_module("located")  # beside train
+    labels = torch.zeros(1, 4, 4, 4, dtype=torch.long)
+    labels[0, 0, 0, :3], labels[0, 3, 3, 3] = 7, 2
+    cells = located.amounts(labels, [2, 7], 2)
+    assert cells.shape == (2, 2, 2, 2)
+    assert cells[1, 0, 0].tolist() == [2, 1]
+    assert cells[0, 1, 1].tolist() == [0, 1]
+    assert cells.sum() == 4
 
 
 def test_the_best_epoch_is_kept_and_the_card_tells_its_agreement(tmp_path: Path, train: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from located import amounts
 from torch import Tensor
 
 from radiolucent import Preprocessing
@@ -18,6 +19,8 @@ from radiolucent.phantom import Phantom
 PHANTOM = Phantom(size=(80, 96, 96), factor=2)
 """4 mm scans of 40 x 48 x 48 voxels from maps of 2 mm."""
 PREPROCESSING = Preprocessing("RAS", (4.0, 4.0, 4.0), (40, 48, 48), intensity=Percentile(1, 99))
+CELL = 4
+"""Voxels of a scan per cell of the last block, along each axis."""
 TEST = 12
 """Scans drawn of each head that is held out."""
 SEED = {"validation": 10_000_000, "test": 20_000_000}
@@ -47,8 +50,9 @@ def measurements(head: Parcellation) -> list[str]:
 
 class Brains:
     name = "Brain volumes from synthetic T1 scans"
-    epochs = 120
-    learning_rate = 5e-4
+    located = 70
+    epochs = 95
+    learning_rate = 2e-3
     per_epoch = 180
     preprocessing = PREPROCESSING.as_dict()
 
@@ -59,8 +63,11 @@ class Brains:
         self.arguments: dict[str, Any] = {
             "outputs": len(self.outputs),
             "size": list(PREPROCESSING.size or ()),
-            "channels": [16, 24, 32],
-            "hidden": [128, 64],
+            "channels": [16, 32, 32],
+            "pool": [2, 2, 1],
+            "convolutions": [1, 2, 2],
+            "hidden": [32, 32],
+            "norm": True,
         }
 
     @property
@@ -76,7 +83,7 @@ class Brains:
 
     def truths(self) -> Tensor:
         """Of the scans of an epoch before the first."""
-        return torch.stack([self._drawn(self.heads["train"], number)[1] for number in range(len(self))])
+        return torch.stack([self._drawn(self.heads["train"], number)[1].sum((1, 2, 3)) for number in range(len(self))])
 
     def draw(self, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         return self._drawn(self.heads["train"], (epoch + 1) * len(self) + number)
@@ -85,12 +92,14 @@ class Brains:
         heads = self.heads[part]
         drawn = [self._drawn(heads, SEED[part] + number) for number in range(TEST * len(heads))]
         scans, truths = zip(*drawn, strict=True)
-        return torch.stack(scans), torch.stack(truths)
+        return torch.stack(scans), torch.stack(truths).sum((2, 3, 4))
 
     def _drawn(self, heads: list[Parcellation], number: int) -> tuple[Tensor, Tensor]:
         drawn = PHANTOM(heads[number % len(heads)], number)
         scan = PREPROCESSING(drawn.scan)
-        return torch.from_numpy(scan.data), torch.tensor([drawn.volumes[name] for name in self.outputs])
+        labels = torch.from_numpy(drawn.anatomy.labels.data)
+        found = amounts(labels, [drawn.anatomy.find(name)[0] for name in self.outputs], CELL * PHANTOM.factor)
+        return torch.from_numpy(scan.data), found * drawn.anatomy.labels.grid.voxel_mm3
 
     def __len__(self) -> int:
         return self.per_epoch

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from located import amounts
 from torch import Generator, Tensor
 
 import radiolucent.demo
@@ -18,6 +19,8 @@ from radiolucent.phantom import Deformation, sampled, smooth
 PREPROCESSING = Preprocessing("RAS", (1.0, 1.0, 1.0), (48, 64, 48), intensity=Percentile(1, 99))
 DEFORMATION = Deformation(rotation=8, scaling=0.08, shear=0.04, translation=2, elastic=1.2, knots=12)
 VALIDATION = 30
+CELL = 4
+"""Voxels per cell of the last block, along each axis."""
 
 
 def split(folder: Path) -> dict[str, list[str]]:
@@ -32,21 +35,25 @@ def split(folder: Path) -> dict[str, list[str]]:
 
 
 def measured(labels: Tensor) -> Tensor:
-    """Voxels of 1 mm3: anterior, posterior, both."""
-    anterior, posterior = (labels == 1).sum(), (labels == 2).sum()
-    return torch.stack([anterior, posterior, anterior + posterior]).float()
+    """Voxels of 1 mm3 in each cell of the network: anterior, posterior, both."""
+    anterior, posterior = amounts(labels, [1, 2], CELL)
+    return torch.stack([anterior, posterior, anterior + posterior])
 
 
 class Crops:
     name = "Hippocampal volumes from T1 crops"
     outputs = ["anterior hippocampus", "posterior hippocampus", "hippocampus"]  # noqa: RUF012
-    epochs = 300
-    learning_rate = 5e-4
+    located = 90
+    epochs = 120
+    learning_rate = 2e-3
     arguments: dict[str, Any] = {  # noqa: RUF012
         "outputs": 3,
         "size": list(PREPROCESSING.size or ()),
-        "channels": [8, 16, 32],
-        "hidden": [64, 32],
+        "channels": [16, 32, 32],
+        "pool": [2, 2, 1],
+        "convolutions": [1, 2, 2],
+        "hidden": [16, 16],
+        "norm": True,
     }
     preprocessing = PREPROCESSING.as_dict()
 
@@ -72,7 +79,7 @@ class Crops:
         }
 
     def truths(self) -> Tensor:
-        return torch.stack([measured(labels) for _, labels in self.cases["train"]])
+        return torch.stack([measured(labels).sum((1, 2, 3)) for _, labels in self.cases["train"]])
 
     def draw(self, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         generator = Generator().manual_seed(10_000 * (epoch + 1) + number)
@@ -81,14 +88,14 @@ class Crops:
             image, labels = image.flip(1), labels.flip(1)
         places = DEFORMATION(self.grid, generator)
         image, labels = sampled(image, places), sampled(labels, places, nearest=True)
-        gamma, level = (0.2 * torch.randn((), generator=generator)).exp(), 0.04 * torch.rand((), generator=generator)
-        bias = (0.1 * smooth(torch.randn((1, 3, 3, 3), generator=generator), image.shape[1:])).exp()
+        gamma, level = (0.1 * torch.randn((), generator=generator)).exp(), 0.04 * torch.rand((), generator=generator)
+        bias = (0.05 * smooth(torch.randn((1, 3, 3, 3), generator=generator), image.shape[1:])).exp()
         noise = level * torch.randn(image.shape, generator=generator)
         return image.clamp(0, 1) ** gamma * bias + noise * (image > 0), measured(labels)
 
     def fixed(self, part: str) -> tuple[Tensor, Tensor]:
         images, labels = zip(*self.cases[part], strict=True)
-        return torch.stack(images), torch.stack([measured(x) for x in labels])
+        return torch.stack(images), torch.stack([measured(x).sum((1, 2, 3)) for x in labels])
 
     def __len__(self) -> int:
         return len(self.names["train"])

@@ -8,6 +8,10 @@ CC BY-SA 4.0; images/ and labels/). The test set is that of the demo's segmentat
 brains: 31 volumes from synthetic T1 scans of 4 mm, drawn anew in every epoch from 13 label maps (SynthSeg's training
 maps, Apache-2.0); the test scans are drawn from 4 others.
 
+A volume alone says little to a network that has 130 scans to learn from. So the blocks first learn, by one linear map that
+is the same everywhere, how much of each structure lies in each of their cells (`located` epochs). The fully connected
+layers then begin as the sum of those amounts, and the whole network is trained as in the paper: MSE on the volumes.
+
 Started again, it goes on from checkpoint.pt in the folder. The same command gives the same model on the same machine
 with the same number of threads.
 """
@@ -27,8 +31,10 @@ import numpy as np
 import torch
 from brains import Brains
 from crops import Crops
+from located import begin_as_sum, cell_map, located_loss
 from safetensors.torch import save_model
 from torch import Tensor
+from torch.nn import BatchNorm3d
 from torch.utils.data import DataLoader, Dataset
 
 from radiolucent.io import put
@@ -37,6 +43,8 @@ from radiolucent.statistics import intraclass_correlation
 
 BATCH = 6
 PATIENCE = 40
+FINE = 10
+"""Times smaller is the learning rate once the volumes themselves are learnt."""
 TASKS = {"hippocampus": Crops, "brains": Brains}
 
 
@@ -46,6 +54,7 @@ class Task(Protocol):
     name: str
     outputs: list[str]
     arguments: dict[str, Any]
+    located: int
     epochs: int
     learning_rate: float
     preprocessing: dict[str, Any]
@@ -55,7 +64,8 @@ class Task(Protocol):
         """(n, outputs): measurements that stand for the training data, for their mean and spread."""
 
     def draw(self, epoch: int, number: int) -> tuple[Tensor, Tensor]:
-        """A training scan (1, *size) and its measurements; the same for the same numbers."""
+        """A training scan (1, *size) and its measurements in each cell of the last block, (outputs, *cells), which add up to
+        those of the scan; the same for the same numbers."""
 
     def fixed(self, part: str) -> tuple[Tensor, Tensor]:
         """The scans of "validation" or "test", and their measurements."""
@@ -96,58 +106,88 @@ class Training:
         self.task, self.epochs, self.checkpoint = task, epochs, folder / "checkpoint.pt"
         self.network = Morphometry(**task.arguments)
         self.network.standardise(task.truths())
-        self.optimiser = torch.optim.Adam(self.network.parameters(), task.learning_rate)
+        self.where = cell_map(self.network)
+        self.optimiser = self._optimiser(0)
         self.done, self.best, self.best_epoch, self.best_state = 0, -math.inf, 0, self._state()
         if self.checkpoint.exists():
             self._resume(torch.load(self.checkpoint, weights_only=True))
+
+    def _optimiser(self, done: int) -> torch.optim.Adam:
+        learning = [self.network.blocks, self.where] if done < self.task.located else [self.network]
+        return torch.optim.Adam([p for part in learning for p in part.parameters()])
 
     def _state(self) -> dict[str, Tensor]:
         return {key: value.clone() for key, value in self.network.state_dict().items()}
 
     def _resume(self, saved: dict[str, Any]) -> None:
         self.network.load_state_dict(saved["network"])
-        self.optimiser.load_state_dict(saved["optimiser"])
+        self.where.load_state_dict(saved["where"])
         self.done, self.best, self.best_epoch, self.best_state = (saved[k] for k in ("done", "best", "best_epoch", "best_state"))
+        self.optimiser = self._optimiser(self.done - 1)
+        self.optimiser.load_state_dict(saved["optimiser"])
 
     def _save(self) -> None:
-        content = {"network": self.network.state_dict(), "optimiser": self.optimiser.state_dict()}
+        parts = {"network": self.network, "where": self.where, "optimiser": self.optimiser}
+        content = {name: part.state_dict() for name, part in parts.items()}
         content |= {k: getattr(self, k) for k in ("done", "best", "best_epoch", "best_state")}
         file = io.BytesIO()
         torch.save(content, file)
         put(self.checkpoint, file.getvalue())
 
+    def _begin(self) -> bool:
+        """The learning rate of this epoch; whether it is one that learns where the structures are."""
+        located = self.done < self.task.located
+        if self.done == self.task.located:
+            self.network.load_state_dict(self.best_state)
+            self.optimiser = self._optimiser(self.done)
+        at, of = (self.done, self.task.located) if located else (self.done - self.task.located, self.epochs - self.task.located)
+        rate = self.task.learning_rate if located else self.task.learning_rate / FINE
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * min((at + 1) / (0.1 * of), (1 + math.cos(math.pi * at / of)) / 2)
+        return located
+
     def epoch(self, workers: int) -> float:
         """One pass over the training scans; the mean loss."""
         torch.manual_seed(self.done)  # order and dropout depend on the epoch alone, so that resuming changes nothing
+        located = self._begin()
         self.network.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.task.learning_rate * (1 + math.cos(math.pi * self.done / self.epochs)) / 2
+        for part in self.network.modules():
+            if isinstance(part, BatchNorm3d) and not located:
+                part.eval()  # its statistics are learnt with the cells, and kept for the volumes
         losses = []
-        for scans, truths in DataLoader(Epoch(self.task, self.done), BATCH, shuffle=True, num_workers=workers):
+        for scans, cells in DataLoader(Epoch(self.task, self.done), BATCH, shuffle=True, num_workers=workers):
             self.optimiser.zero_grad()
-            loss = (((self.network(scans) - truths) / self.network.spread) ** 2).mean()
+            loss = located_loss(self.network, self.where, scans, cells) if located else self._loss(scans, cells)
             loss.backward()
             self.optimiser.step()
             losses.append(loss.item())
+        if located:
+            begin_as_sum(self.network, self.where)
         self.done += 1
         return float(np.mean(losses))
+
+    def _loss(self, scans: Tensor, cells: Tensor) -> Tensor:
+        return (((self.network(scans) - cells.flatten(2).sum(2)) / self.network.spread) ** 2).mean()
 
     def run(self, workers: int, minutes: float) -> None:
         """Until the epochs are through, the validation has not improved for PATIENCE of them, or the time is up."""
         validation, start = self.task.fixed("validation"), time.monotonic()
-        while self.done < self.epochs and self.done - self.best_epoch < PATIENCE:
+        while self.done < self.epochs and self.done - max(self.best_epoch, self.task.located) < PATIENCE:
             if time.monotonic() - start > 60 * minutes:
                 print("the time is up: the best so far is kept, and the same command goes on from here")
                 break
-            loss = self.epoch(workers)
-            reached = float(np.mean(agreement(self.network, *validation)))
-            if reached > self.best:
-                self.best, self.best_epoch, self.best_state = reached, self.done, self._state()
-            self._save()
-            seconds = time.monotonic() - start
-            said = f"loss {loss:.4f}, validation ICC {reached:.4f}, best {self.best:.4f}"
-            print(f"epoch {self.done}: {said}, {seconds:.0f} s", flush=True)
+            said = self.advance(workers, *validation)
+            print(f"epoch {self.done}: {said}, {time.monotonic() - start:.0f} s", flush=True)
         self.network.load_state_dict(self.best_state)
+
+    def advance(self, workers: int, scans: Tensor, truths: Tensor) -> str:
+        """One epoch, how it agrees with the validation, and the checkpoint."""
+        loss = self.epoch(workers)
+        reached = float(np.mean(agreement(self.network, scans, truths)))
+        if reached > self.best:
+            self.best, self.best_epoch, self.best_state = reached, self.done, self._state()
+        self._save()
+        return f"loss {loss:.4f}, validation ICC {reached:.4f}, best {self.best:.4f}"
 
 
 def card(training: Training) -> dict[str, Any]:
@@ -158,7 +198,8 @@ def card(training: Training) -> dict[str, Any]:
         for kind in ("ICC(2,1)", "ICC(3,1)")
     }
     kept = f"epoch {training.best_epoch} of {training.done} kept, the best by validation ICC"
-    how = f"Adam, batch {BATCH}, MSE on standardised outputs; {kept}"
+    located = f"{task.located} epochs of amounts in cells, then " if task.located else ""
+    how = f"Adam, batch {BATCH}, {located}MSE on standardised outputs; {kept}"
     return {
         "name": task.name,
         "task": "regression",

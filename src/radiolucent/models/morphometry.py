@@ -31,7 +31,7 @@ class Morphometry(nn.Module):
         in_channels: channels of the input.
         channels: features of each block.
         pool: factor of each block's max-pooling, one for all or one each.
-        convolutions: convolutions with ReLU in each block.
+        convolutions: convolutions with ReLU in each block, one number for all or one each.
         hidden: widths of the fully connected layers before the last.
         norm: batch normalisation before each ReLU of a block; the papers name none.
         dropout: share of features dropped before each hidden fully connected layer, in training.
@@ -51,21 +51,21 @@ class Morphometry(nn.Module):
         in_channels: int = 1,
         channels: Sequence[int] = (16, 32, 64),
         pool: int | Sequence[int] = 2,
-        convolutions: int = 1,
+        convolutions: int | Sequence[int] = 1,
         hidden: Sequence[int] = (128, 64),
         norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        factors = [pool] * len(channels) if isinstance(pool, int) else list(pool)
-        cells = _cells(tuple(size), factors, len(channels))
-        counts = (outputs, in_channels, convolutions, *channels, *hidden)
+        factors, depths = _each(pool, "pool", len(channels)), _each(convolutions, "convolutions", len(channels))
+        cells = _cells(tuple(size), factors)
+        counts = (outputs, in_channels, *depths, *channels, *hidden)
         if min(counts) < 1 or not channels or not 0 <= dropout < 1:
             raise BadInput("whole numbers above 0, and dropout from 0 to below 1", f"{counts}, dropout {dropout}", "Correct them.")
         self.size, self.in_channels = tuple(size), in_channels
         widths = [in_channels, *channels]
         self.blocks = nn.Sequential(
-            *(_block(len(size), a, b, convolutions, f, norm) for (a, b), f in zip(pairwise(widths), factors, strict=True))
+            *(_block(len(size), a, b, n, f, norm) for (a, b), n, f in zip(pairwise(widths), depths, factors, strict=True))
         )
         widths = [channels[-1] * cells, *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
@@ -98,10 +98,18 @@ class Morphometry(nn.Module):
         return self.mean + self.spread * self.head(self.blocks(x))
 
 
-def _cells(size: tuple[int, ...], factors: list[int], blocks: int) -> int:
+def _each(given: int | Sequence[int], name: str, blocks: int) -> list[int]:
+    """A number for every block."""
+    each = [given] * blocks if isinstance(given, int) else list(given)
+    if len(each) != blocks:
+        raise BadInput(f"`{name}`: one number, or one for each of {blocks} blocks", f"{each}", "Correct it.")
+    return each
+
+
+def _cells(size: tuple[int, ...], factors: list[int]) -> int:
     """How many cells are left of the grid after all pooling."""
-    if len(size) not in (2, 3) or len(factors) != blocks or min(factors, default=0) < 1:
-        raise BadInput("a size of 2 or 3 axes and one pooling factor per block", f"{size} and {factors}", "Correct them.")
+    if len(size) not in (2, 3) or min(factors, default=0) < 1:
+        raise BadInput("a size of 2 or 3 axes and pooling factors of 1 or more", f"{size} and {factors}", "Correct them.")
     cells = 1
     for n in size:
         left = n
