@@ -30,7 +30,6 @@ SHOWN = {
     "hippocampus": ["anterior hippocampus", "posterior hippocampus", "hippocampus"],
     "brains": ["Lateral Ventricle (right)", "Putamen (right)", "Hippocampus (left)", "Hippocampus (right)"],
 }
-LAYER = "blocks.1"
 
 
 def masks(model: Any, card: Any, task: Scans, held: Held, outputs: Sequence[str], method: SmoCAM) -> Figure:
@@ -140,7 +139,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="the model's folder; default: weights/TASK beside this file")
     parser.add_argument("--answers", type=Path, help="of questions.py; default: answers/TASK beside this file")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--layer", default=LAYER, help="of the masks that are drawn")
+    parser.add_argument("--layer", default="blocks.2", help="of the masks that are drawn")
     parser.add_argument("--iterations", type=int, default=0, help="of them at most; 0: the task's own")
     given = parser.parse_args()
     folder = given.answers or HERE / "answers" / given.task
