@@ -216,7 +216,7 @@ def card(training: Training) -> dict[str, Any]:
         "weights": "weights.safetensors",
         "channels": 1,
         "classes": task.outputs,
-        "layer": "blocks.0",
+        "layer": "blocks.2",
         "preprocessing": task.preprocessing,
         "spread": [round(float(s), 3) for s in network.spread],
         "mean": [round(float(m), 3) for m in network.mean],
