@@ -92,10 +92,11 @@ class Augmentation:
 
 
 def warp(image: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """out(v) = image(c + shift + matrix (v - c)) in voxels of (c, *grid), linear, 0 outside."""
+    """out(v) = image(c + shift + matrix (v - c)) in voxels of (c, *grid), linear, 0 outside of the field of view."""
     half = torch.tensor(image.shape[1:], dtype=torch.float64) / 2
     # affine_grid counts in half lengths from the centre, and its last axis first.
     theta = torch.cat([matrix * half / half[:, None], (shift / half)[:, None]], 1)
     theta = torch.cat([theta[:, :-1].flip(0, 1), theta[:, -1:].flip(0)], 1)
     grid = F.affine_grid(theta[None].to(image.dtype), [1, *image.shape], align_corners=False)
-    return F.grid_sample(image[None], grid, mode="bilinear", padding_mode="zeros", align_corners=False)[0]
+    inside = (grid.abs() <= 1 + 1e-5).all(-1)
+    return F.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0] * inside

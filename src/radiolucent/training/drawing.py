@@ -51,12 +51,15 @@ def batches(draws: Sequence[Draw], size: int, least: int) -> list[list[Draw]]:
     return found
 
 
-def share(batch: Sequence[Draw], rank: int, world: int, parts: int) -> list[list[Draw]]:
-    """One process's part of a batch in `parts` pieces; all processes have equally many, the first cases fill up."""
+def share(batch: Sequence[Draw], rank: int, world: int, parts: int) -> list[tuple[list[Draw], int]]:
+    """One process's part of a batch in pieces, and how many cases of each count.
+
+    All processes have pieces of the same sizes: the first cases fill up, and do not count.
+    """
     filled = [batch[i % len(batch)] for i in range(-(-len(batch) // world) * world)]
-    mine = filled[rank::world]
+    mine, counting = filled[rank::world], len(range(rank, len(batch), world))
     size = -(-len(mine) // parts)
-    return [mine[start : start + size] for start in range(0, len(mine), size)]
+    return [(mine[at : at + size], min(size, max(0, counting - at))) for at in range(0, len(mine), size)]
 
 
 def balancing(labels: Array, task: str) -> Array | None:

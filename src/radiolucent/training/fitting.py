@@ -105,10 +105,10 @@ class Fit:
         least = 2 * self.accelerator.num_processes * self.asked.accumulate
         steps = batches(draws, self.asked.batch, least)[p.step :]
         mine = [share(b, self.accelerator.process_index, self.accelerator.num_processes, self.asked.accumulate) for b in steps]
-        given = self._given([piece for pieces in mine for piece in pieces])
+        given = self._given([piece for pieces in mine for piece, _ in pieces])
         for batch, pieces in zip(steps, mine, strict=True):
             torch.manual_seed(mixed(self.seed, p.epoch, p.step, self.accelerator.process_index))
-            p.loss += self._step(given, pieces, len(batch)) * len(batch)
+            p.loss += self._step(given, [counting for _, counting in pieces], len(batch)) * len(batch)
             p.seen, p.step = p.seen + len(batch), p.step + 1
             if p.step < self.steps and time.monotonic() - self.saved >= self.recipe.machine.checkpoint_seconds:
                 p.seconds, started = p.seconds + time.perf_counter() - started, time.perf_counter()
@@ -119,18 +119,18 @@ class Fit:
     def _order(self) -> list[int]:
         return order(self.train, self.weights, self.seed, self.progress.epoch)
 
-    def _step(self, given: Iterator[tuple[Any, list[int]]], pieces: Sequence[Sequence[Draw]], cases: int) -> float:
-        """One step of the optimiser: the mean loss over the batch, in pieces and over all processes."""
+    def _step(self, given: Iterator[tuple[Any, list[int]]], pieces: Sequence[int], cases: int) -> float:
+        """One step of the optimiser: the mean loss over the batch's `cases`, in pieces and over all processes."""
         rate = self.asked.rate * self._factor(self.progress.epoch * self.steps + self.progress.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["ratio"]
-        counted, loss = sum(map(len, pieces)), 0.0
-        for number in range(len(pieces)):
+        scale, loss = self.accelerator.num_processes / cases, 0.0  # gradients are the mean over processes
+        for piece, counting in enumerate(pieces, 1):
             images, numbers = next(given)
-            waits = number < len(pieces) - 1
+            waits = piece < len(pieces)
             with self.accelerator.no_sync(self.feeding) if waits else nullcontext():
                 outputs = self.feeding(images, self.features is not None)
-                part = self.meaning.loss(outputs.float(), self.truths[numbers]).sum() / counted
+                part = self.meaning.loss(outputs.float(), self.truths[numbers])[:counting].sum() * scale
                 self.accelerator.backward(part)
             loss += float(part.detach())
         if not math.isfinite(loss):
@@ -170,11 +170,14 @@ class Fit:
             for piece in pieces:
                 yield self.features.batch(piece), [number for number, _ in piece]
             return
-        workers = self.recipe.machine.workers
-        pinned = self.accelerator.device.type == "cuda"
-        for images, numbers in DataLoader(
-            self.images, batch_sampler=[list(piece) for piece in pieces], num_workers=workers, pin_memory=pinned
-        ):
+        loader = DataLoader(
+            self.images,
+            batch_sampler=[list(piece) for piece in pieces],
+            num_workers=self.recipe.machine.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator(),  # else it draws a number of torch's own at the first step after a resumption
+        )
+        for images, numbers in loader:
             yield images.to(self.accelerator.device, non_blocking=True), numbers.tolist()
 
     def outputs(self, numbers: Array) -> Tensor:

@@ -153,8 +153,10 @@ class Folder:
         best = load_file(here / "best.safetensors") if (here / "best.safetensors").is_file() else None
         return Checkpoint(load_file(here / "model.safetensors"), rest["optimiser"], rest["scaler"], progress, best)
 
-    def forget(self, seed: int) -> None:
-        """A finished seed needs no checkpoint."""
+    def forget(self, seed: int, *, features: bool) -> None:
+        """A finished seed needs no checkpoint; nor `features`, where no other seed's encoder begins with the same weights."""
+        for place in (self.path / "features").iterdir() if features else ():
+            shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(self.path / "running" / f"seed-{seed}", ignore_errors=True)
 
 

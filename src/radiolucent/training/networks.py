@@ -55,7 +55,7 @@ def encoder_names(network: nn.Module, asked: Network) -> set[str]:
 
 def set_mode(network: nn.Module, asked: Network, frozen: bool) -> None:
     """Train mode, and gradients for all; with `frozen` the encoder is in eval mode without gradients."""
-    network.train().requires_grad_(True)
+    network.requires_grad_(True).train()  # in this order: a network may keep what is frozen in eval mode
     if not frozen:
         return
     if asked.head:

@@ -255,7 +255,7 @@ def _part(name: str, preset: Mapping[str, Any], table: Any, base: Path) -> Any:
     for key in ("folder", "table", "weights", "encoder_weights"):
         if key in table and (table[key] == "" or "\0" in str(table[key])):
             raise BadInput(f"a path for {name}.{key}", repr(table[key]), "Give one, or leave the key out.")
-    one = {key for key, value in table.items() if keys[key] == "tuple[str, ...]" and isinstance(value, str)}  # one column's name
+    one = {key for key, value in table.items() if keys[key] == "tuple[str, ...]" and isinstance(value, str)}  # a name on its own
     given = {key: read(f"{name}.{key}", keys[key], [value] if key in one else value, base) for key, value in table.items()}
     if name == "model" and "network" not in given:
         raise BadInput("the key network in [model]", "none", 'network = "monai:resnet18", with its arguments in [model.arguments]')

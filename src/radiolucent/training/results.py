@@ -83,7 +83,7 @@ def finish(fit: Fit, weights: State, card: Card) -> None:
             io.put(new / name, content)
         io.put(new / "learning.png", figures.learning(p.history, recipe.watch))
         io.put(new / "metrics.json", json.dumps(metrics, indent=1).encode())
-    folder.forget(fit.seed)
+    folder.forget(fit.seed, features=networks.weights_path(recipe.model) is None)
 
 
 def _scores(cases: Cases, split: str, told: Array, recipe: Recipe) -> dict[str, Any]:
