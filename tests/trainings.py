@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from radiolucent.training.recipe import Recipe, from_tables
 
 SIZE = (6, 6, 6)
-SMALL = {"network": "radiolucent:Morphometry", "arguments": {"outputs": 2, "size": list(SIZE), "channels": [2], "hidden": [4]}}
+SMALL: dict[str, Any] = {
+    "network": "radiolucent:Morphometry",
+    "arguments": {"outputs": 2, "size": list(SIZE), "channels": [2], "hidden": [4]},
+}
 
 
 class Cached(nn.Module):

@@ -20,7 +20,7 @@ class Log:
         except ImportError:
             say('note: no curves for TensorBoard, which is not installed: pip install "radiolucent[train]"')
             return
-        self.writer = SummaryWriter(str(folder), purge_step=epoch or None)
+        self.writer = SummaryWriter(str(folder), purge_step=epoch + 1)
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         if self.writer is None:

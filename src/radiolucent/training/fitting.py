@@ -55,13 +55,13 @@ class Fit:
         self.recipe, self.images, self.accelerator = setting.recipe, setting.images, setting.accelerator
         self.cases, self.asked = setting.images.cases, setting.recipe.optimiser
         self.train, self.validation = self.cases.part("train"), self.cases.part("val")
-        self.network = networks.make(self.recipe.model, seed)
-        networks.check_outputs(self.network, self.images[(int(self.train[0]), -1)][0], self.cases.classes)
+        self.network = networks.make(self.recipe.model, seed).to(self.accelerator.device)
+        image = self.images[(int(self.train[0]), -1)][0].to(self.accelerator.device)
+        networks.check_outputs(self.network, image, self.cases.classes)
         truths = self.cases.labels[self.train]
         self.meaning = Meaning.of(self.network, self.recipe.training.task, self.asked.smoothing, truths)
         self.truths = self.meaning.truths(self.cases.labels).to(self.accelerator.device)
         self.weights = balancing(truths, self.recipe.training.task) if self.asked.weighted else None
-        self.network.to(self.accelerator.device)
         self.optimiser = self.accelerator.prepare_optimizer(_optimiser(self.network, self.recipe))
         self.progress = Progress()
         self.best: State | None = None
@@ -92,7 +92,7 @@ class Fit:
 
     def settle(self, weights: State) -> None:
         """Take the weights that stay, and what the last epoch took for its input: features, or images."""
-        self._phase(self.progress.epoch <= self.asked.frozen_epochs)
+        self._phase(self.asked.is_frozen(self.progress.epoch - 1))
         self.network.load_state_dict(weights)
 
     def _enough(self) -> bool:
@@ -100,7 +100,7 @@ class Fit:
 
     def _epoch(self) -> dict[str, Any]:
         p, started = self.progress, time.perf_counter()
-        self._phase(p.epoch < self.asked.frozen_epochs)
+        self._phase(self.asked.is_frozen(p.epoch))
         draws = [variant(self.images.augmentation, n, self.seed, p.epoch) for n in self._order()]
         least = 2 * self.accelerator.num_processes * self.asked.accumulate
         steps = batches(draws, self.asked.batch, least)[p.step :]

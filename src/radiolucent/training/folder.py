@@ -26,6 +26,7 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.io.tables import write_table
 from radiolucent.models import Card
+from radiolucent.study.claims import is_held
 from radiolucent.study.store import differences
 from radiolucent.training.cases import Cases
 from radiolucent.training.networks import State, to_cpu
@@ -69,18 +70,27 @@ class Folder:
 
     @classmethod
     def begin(cls, path: Path, recipe: Recipe, cases: Cases, say: Callable[[str], None]) -> Folder:
-        """A new one, or the one that is there, if it is the same training: else refused, with the difference."""
+        """A new one, or the one that is there, if it is the same training: else refused, with the difference.
+
+        Where nothing was trained yet (a mistake in the recipe ended it), it may be another.
+        """
         folder = cls(path.absolute())
         facts = {"format": FORMAT, "radiolucent": VERSION, "identity": recipe.identity(), "cases": dict(cases.origin)}
         if not (folder.path / "training.json").exists():
             with io.new_folder(folder.path) as new:
                 write_table(new / "splits.csv", _splits(cases))
                 io.put(new / "training.json", json.dumps(facts, indent=1).encode())
+        if not folder._has_begun() and not is_held(folder.path / "running" / "lock.json"):
+            write_table(folder.path / "splits.csv", _splits(cases))
+            io.put(folder.path / "training.json", json.dumps(facts, indent=1).encode())
         folder._compare(facts, say)
         io.put(folder.path / "recipe.toml", recipe.to_toml().encode())
         for name in ("running", "logs", "features", "prepared"):
             (folder.path / name).mkdir(exist_ok=True)
         return folder
+
+    def _has_begun(self) -> bool:
+        return any(self.path.glob("seed-*/metrics.json")) or any(self.path.glob("running/seed-*/*/progress.json"))
 
     def _compare(self, facts: Mapping[str, Any], say: Callable[[str], None]) -> None:
         then, now = self.facts(), json.loads(json.dumps(facts))

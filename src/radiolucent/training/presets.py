@@ -21,7 +21,7 @@ PRESETS: Mapping[str, Tables] = {
             "weight_decay": 1e-2,
             "batch": 64,
             "epochs": 30,
-            "frozen_epochs": 30,
+            "frozen_epochs": -1,
             "schedule": "cosine",
             "warmup": 0.1,
             "clip": 1.0,

@@ -113,7 +113,7 @@ class Optimiser:
         kind: nadam, adam, adamw or sgd (momentum 0.9).
         rate, encoder_rate: learning rates; the encoder's is the same where it is 0.
         batch: cases per step, over all devices; `accumulate` does them in that many parts.
-        epochs, frozen_epochs: the first ones train all but the encoder, which is in eval mode meanwhile.
+        epochs, frozen_epochs: the first ones train all but the encoder, which is in eval mode meanwhile; -1: all of them.
         schedule: the rate is "constant", or falls to 0 as a "cosine" after `warmup` (a share of all steps).
         clip: largest norm of the gradient; 0: none.
         weighted: draw cases so that every class (or label, present or absent) comes equally often.
@@ -141,8 +141,13 @@ class Optimiser:
         _check(all(0 < r < math.inf for r in rates), "rates above 0", rates, "optimiser")
         _check(min(self.weight_decay, self.clip) >= 0, "weight_decay and clip not below 0", self.weight_decay, "optimiser")
         _check(1 <= self.accumulate <= self.batch, "accumulate from 1 to batch", (self.accumulate, self.batch), "optimiser")
-        _check(0 <= self.frozen_epochs <= self.epochs > 0, "frozen_epochs from 0 to epochs", self.frozen_epochs, "optimiser")
+        counts = (self.epochs, self.frozen_epochs)
+        _check(min(self.epochs, self.frozen_epochs + 2) > 0, "epochs above 0, frozen_epochs from 0 or -1", counts, "optimiser")
         _check(0 <= self.warmup < 1 and 0 <= self.smoothing < 1, "warmup and smoothing below 1", self.warmup, "optimiser")
+
+    def is_frozen(self, epoch: int) -> bool:
+        """Whether the encoder stays as it is in this epoch, counted from 0."""
+        return self.frozen_epochs < 0 or epoch < self.frozen_epochs
 
 
 @dataclass(frozen=True)
@@ -238,10 +243,8 @@ def from_tables(values: Mapping[str, Any], base: Path, preset: str = "") -> Reci
     """A recipe from TOML's tables, over those of its preset; relative paths start at `base`."""
     preset = preset or str(values.get("preset", ""))
     known(dict.fromkeys([preset] if preset else []), PRESETS, "presets")
-    values = {name: table for name, table in values.items() if name != "preset"}
-    known(values, _KINDS, "preset and tables of a recipe")
-    parts = {name: _part(name, PRESETS.get(preset, {}).get(name, {}), values.get(name, {}), base) for name in _KINDS}
-    return Recipe(**parts)
+    known({name: table for name, table in values.items() if name != "preset"}, _KINDS, "preset and tables of a recipe")
+    return Recipe(**{name: _part(name, PRESETS.get(preset, {}).get(name, {}), values.get(name, {}), base) for name in _KINDS})
 
 
 def _part(name: str, preset: Mapping[str, Any], table: Any, base: Path) -> Any:
