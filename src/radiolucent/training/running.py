@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 
 from radiolucent import io
 from radiolucent.errors import BadInput
@@ -78,7 +79,7 @@ def _all_seeds(recipe: Recipe, place: Folder, cases: Any, accelerator: Accelerat
     check_labels(images.cases.labels, images.cases.splits, images.cases.classes, recipe.training.task)
     counts = ", ".join(f"{len(images.cases.part(split))} {split}" for split in ("train", "val", "test"))
     say(f"{counts}; images {tuple(images.shape)}; {accelerator.device}, {accelerator.num_processes} process(es)")
-    card = card_of(recipe, images, cases.labels[cases.part("train")])
+    card = card_of(recipe, images, images.cases.labels[images.cases.part("train")])
     setting = Setting(recipe, images, place, accelerator, card, say, step)
     for seed in left:
         fit = Fit(setting, seed)
@@ -100,7 +101,8 @@ def _machine(asked: Machine) -> Iterator[Accelerator]:
         try:
             if asked.threads:
                 torch.set_num_threads(asked.threads)
-            AcceleratorState._reset_state(reset_partial_state=not PartialState().use_distributed)
+            alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # several processes have met, and stay so
+            AcceleratorState._reset_state(reset_partial_state=alone)
             yield Accelerator(cpu=asked.device == "cpu", mixed_precision=asked.precision)
         except torch.OutOfMemoryError as error:
             do = "Raise accumulate in [optimiser], lower part in [machine] or the batch, or take precision bf16."
