@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from radiolucent.geometry import Array
 from radiolucent.training.scoring import confusion_matrix
@@ -83,6 +84,7 @@ def learning(history: Sequence[Mapping[str, Any]], watch: str) -> bytes:
     epochs = [row["epoch"] for row in history]
     for name in ("train_loss", "val_loss"):
         axes.plot(epochs, [row[name] for row in history], label=name.replace("_", " "))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     frozen = [row["epoch"] for row in history if row["frozen"]]

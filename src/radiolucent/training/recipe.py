@@ -174,7 +174,7 @@ class Machine:
     `device` is "auto" (a GPU where there is one) or "cpu". `precision` is "no", "fp16" or "bf16", and must stay. `keep`
     prepared images in "memory", on "disk" (OUT/prepared), or "nothing". `workers` prepare images; `threads` are PyTorch's
     (0: as they are); `part` cases at a time where nothing is learnt (0: as in training); `checkpoint_seconds` lie between
-    two checkpoints.
+    two checkpoints. The last bits depend on `device`, `threads` and `part`.
     """
 
     device: Literal["auto", "cpu"] = "auto"
