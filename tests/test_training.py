@@ -351,6 +351,13 @@ def test_bfloat16_trains(tmp_path: Path) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "out").values())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes float16")
+def test_float16_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a machine for precision fp16"):
+        train(recipe(world(tmp_path / "data"), machine={"precision": "fp16"}), tmp_path / "out")
+    train(recipe(world(tmp_path / "data"), optimiser={"epochs": 1}), tmp_path / "out")  # nothing of it is left behind
+
+
 def test_a_loss_that_is_no_number_is_named(tmp_path: Path) -> None:
     model = {"network": "trainings:Diverging", "arguments": {"outputs": 2}, "trust": True}
     with pytest.raises(BadInput, match=r"a loss that is a number; got nan in epoch 1, step 1. Lower the rate"):

@@ -318,6 +318,8 @@ def test_batches_and_shares() -> None:
     assert [len(b) for b in batches(draws, 4, 1)] == [4, 4, 1]
     parts = [share(draws[:7], rank, 2, 2) for rank in (0, 1)]
     assert [[(len(piece), counting) for piece, counting in mine] for mine in parts] == [[(2, 2), (2, 2)], [(2, 2), (2, 1)]]
+    assert [len(piece) for piece, _ in share([(n, -1) for n in range(10)], 0, 1, 4)] == [2, 3, 2, 3]
+    assert len(share(draws[:2], 0, 1, 4)) == 2
     counted = [draw for mine in parts for piece, counting in mine for draw in piece[:counting]]
     assert sorted(counted) == draws[:7]
 

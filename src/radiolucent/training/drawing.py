@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ def share(batch: Sequence[Draw], rank: int, world: int, parts: int) -> list[tupl
     """
     filled = [batch[i % len(batch)] for i in range(-(-len(batch) // world) * world)]
     mine, counting = filled[rank::world], len(range(rank, len(batch), world))
-    size = -(-len(mine) // parts)
-    return [(mine[at : at + size], min(size, max(0, counting - at))) for at in range(0, len(mine), size)]
+    ends = [len(mine) * part // parts for part in range(parts + 1)]  # even pieces: no last one of a single case
+    return [(mine[a:b], min(b, max(a, counting)) - a) for a, b in pairwise(ends) if b > a]
 
 
 def balancing(labels: Array, task: str) -> Array | None:

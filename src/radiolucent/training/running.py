@@ -103,12 +103,20 @@ def _machine(asked: Machine) -> Iterator[Accelerator]:
                 torch.set_num_threads(asked.threads)
             alone = int(os.environ.get("WORLD_SIZE", "1")) == 1  # several processes have met, and stay so
             AcceleratorState._reset_state(reset_partial_state=alone)
-            yield Accelerator(cpu=asked.device == "cpu", mixed_precision=asked.precision)
+            yield _accelerator(asked)
         except torch.OutOfMemoryError as error:
             do = "Raise accumulate in [optimiser], lower part in [machine] or the batch, or take precision bf16."
             raise BadInput("a batch that fits into memory", str(error).split(". ")[0], do) from None
         finally:
             torch.set_num_threads(threads)
+
+
+def _accelerator(asked: Machine) -> Accelerator:
+    try:
+        return Accelerator(cpu=asked.device == "cpu", mixed_precision=asked.precision)
+    except ValueError as error:
+        do = 'precision = "bf16" or "no" in [machine], or another device.'
+        raise BadInput(f"a machine for precision {asked.precision}", str(error), do) from None
 
 
 def _check_place(path: Path, recipe: Recipe) -> None:
