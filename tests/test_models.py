@@ -571,7 +571,7 @@ def test_null_in_preprocessing_means_not_given():
     [
         (
             {"spacings": [1, 1, 1]},
-            r"preprocessing keys among orientation, .* multiple; got \['spacings'\]",
+            r"preprocessing keys among orientation, .* around; got \['spacings'\]",
         ),
         ({"orientation": "RAX"}, "three letters.*got 'RAX'"),
         ({"orientation": ""}, "three letters"),

@@ -34,6 +34,7 @@ from crops import Crops
 from located import CellMap, begin_as_sum, located_loss
 from safetensors.torch import save_model
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from radiolucent.io import put
@@ -42,6 +43,8 @@ from radiolucent.statistics import intraclass_correlation
 
 BATCH = 6
 PATIENCE = 40
+AVERAGE = 0.99
+"""What is kept of the mean of the weights at each step."""
 FINE = {"blocks": 10, "head": 1000}
 """Times smaller is the learning rate once the volumes themselves are learnt; the head adds up tens of thousands of features."""
 TASKS = {"hippocampus": Crops, "brains": Brains}
@@ -107,6 +110,8 @@ class Training:
         cells = task.truths()
         self.network.standardise(cells.flatten(2).sum(2))
         self.where = CellMap(self.network, cells.movedim(1, 0).flatten(1).std(1))
+        self.learnt = nn.ModuleDict({"network": self.network, "where": self.where})
+        self.average = AveragedModel(self.learnt, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE), use_buffers=True)
         self.optimiser = self._optimiser(0)
         self.done, self.best, self.best_epoch, self.best_state = 0, -math.inf, 0, self._state()
         if self.checkpoint.exists():
@@ -123,17 +128,22 @@ class Training:
         return torch.optim.Adam([{"params": part.parameters(), "highest": r} for part, r in rates.items()])
 
     def _state(self) -> dict[str, Tensor]:
-        return {key: value.clone() for key, value in self.network.state_dict().items()}
+        return {key: value.clone() for key, value in self.averaged.state_dict().items()}
+
+    @property
+    def averaged(self) -> Morphometry:
+        """The network with the mean of its latest weights: the steps themselves swing."""
+        return self.average.module["network"]
 
     def _resume(self, saved: dict[str, Any]) -> None:
-        self.network.load_state_dict(saved["network"])
-        self.where.load_state_dict(saved["where"])
+        self.learnt.load_state_dict(saved["learnt"])
+        self.average.load_state_dict(saved["average"])
         self.done, self.best, self.best_epoch, self.best_state = (saved[k] for k in ("done", "best", "best_epoch", "best_state"))
         self.optimiser = self._optimiser(self.done - 1)
         self.optimiser.load_state_dict(saved["optimiser"])
 
     def _save(self) -> None:
-        parts = {"network": self.network, "where": self.where, "optimiser": self.optimiser}
+        parts = {"learnt": self.learnt, "average": self.average, "optimiser": self.optimiser}
         content = {name: part.state_dict() for name, part in parts.items()}
         content |= {k: getattr(self, k) for k in ("done", "best", "best_epoch", "best_state")}
         file = io.BytesIO()
@@ -145,6 +155,7 @@ class Training:
         located = self.done < self.task.located
         if self.done == self.task.located:
             self.network.load_state_dict(self.best_state)
+            self.averaged.load_state_dict(self.best_state)
             self.optimiser = self._optimiser(self.done)
         at, of = (self.done, self.task.located) if located else (self.done - self.task.located, self.epochs - self.task.located)
         for group in self.optimiser.param_groups:
@@ -165,9 +176,10 @@ class Training:
             loss = self._located_loss(scans, cells) if located else self._loss(scans, cells)
             loss.backward()
             self.optimiser.step()
+            self.average.update_parameters(self.learnt)
             losses.append(loss.item())
         if located:
-            begin_as_sum(self.network, self.where)
+            begin_as_sum(self.averaged, self.average.module["where"])
         self.done += 1
         return float(np.mean(losses))
 
@@ -191,7 +203,7 @@ class Training:
     def advance(self, workers: int, scans: Tensor, truths: Tensor) -> str:
         """One epoch, how it agrees with the validation, and the checkpoint."""
         loss = self.epoch(workers)
-        reached = float(np.mean(agreement(self.network, scans, truths)))
+        reached = float(np.mean(agreement(self.averaged, scans, truths)))
         if reached > self.best:
             self.best, self.best_epoch, self.best_state = reached, self.done, self._state()
         self._save()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -62,6 +62,31 @@ def bootstrap_difference(a: Array, b: Array, *, level: float = 0.95, resamples: 
     drawn = _draws(len(a), resamples, seed) @ a / len(a) - _draws(len(b), resamples, seed + 1) @ b / len(b)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Mean(difference, float(low), float(high), n, 0)
+
+
+def bootstrap(
+    measure: Callable[[Array], Array],
+    n: int,
+    *,
+    groups: Sequence[Any] | None = None,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Mean:
+    """Any measure of n cases that can be written as a function of their weights, with its percentile interval.
+
+    `measure` takes weights (r, n), how often each case was drawn, and gives (r,) values. What is drawn with replacement are
+    `groups` (a patient with all of their cases), or the cases themselves. `n` of the result counts groups; `missing` are
+    resamples in which the measure has no value (NaN), which the interval leaves out.
+    """
+    names, group = np.unique(np.arange(n) if groups is None else np.asarray(groups), return_inverse=True)
+    value = float(measure(np.ones((1, n)))[0])
+    if len(names) < 2 or np.isnan(value):
+        return Mean(value, float("nan"), float("nan"), len(names), 0)
+    values = np.asarray(measure(_draws(len(names), resamples, seed)[:, group.reshape(-1)].astype(np.float64)))
+    known = values[~np.isnan(values)]
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else (np.nan, np.nan)
+    return Mean(value, float(low), float(high), len(names), len(values) - len(known))
 
 
 @lru_cache(maxsize=4)  # most groups of a table have the same number of cases

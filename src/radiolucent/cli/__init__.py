@@ -15,6 +15,7 @@ from radiolucent.cli.explain import demo, explain
 from radiolucent.cli.measure import measure, metrics
 from radiolucent.cli.models import layers, methods
 from radiolucent.cli.study import app as study
+from radiolucent.cli.train import train
 
 app = typer.Typer(
     add_completion=False,
@@ -24,7 +25,7 @@ app = typer.Typer(
     help="See through medical-imaging models.",
 )
 
-for command in (explain, layers, methods, demo, measure, metrics):
+for command in (explain, layers, methods, demo, measure, metrics, train):
     app.command()(command)
 app.add_typer(study, name="study")
 

@@ -113,6 +113,8 @@ class Preprocessing:
             centre; fit="stretch" scales the whole field of view.
         intensity: how values are scaled, over the whole scan as stored.
         multiple: each axis is padded in front and behind to a multiple of this (the network's total stride).
+        around: "grid", or "mask": the model was trained on crops of `size` around the centre of mass of a mask, which a
+            scan alone does not have. `crop(scan, mask)` makes them; all else is refused.
     """
 
     orientation: str | None = None
@@ -121,6 +123,7 @@ class Preprocessing:
     fit: Literal["centre", "stretch"] = "centre"
     intensity: Intensity | None = None
     multiple: int | None = None
+    around: Literal["grid", "mask"] = "grid"
 
     def __post_init__(self) -> None:
         if self.orientation is not None:
@@ -141,6 +144,10 @@ class Preprocessing:
             raise BadInput("a whole number above 0 for multiple", repr(self.multiple), "Correct the model card.")
         if self.fit not in ("centre", "stretch"):
             raise BadInput('fit "centre" or "stretch"', repr(self.fit), "Correct the model card.")
+        if self.around not in ("grid", "mask"):
+            raise BadInput('around "grid" or "mask"', repr(self.around), "Correct the model card.")
+        if self.around == "mask" and (self.size is None or self.fit == "stretch" or self.multiple):
+            raise BadInput('a size with fit "centre" and no multiple, to crop around a mask', f"{self}", "Correct the model card.")
 
     @property
     def _axes(self) -> set[int]:
@@ -154,24 +161,45 @@ class Preprocessing:
                 f"{len(scan.shape)} axes of shape {scan.shape}",
                 "Give a volume to a 3D model and an image to a 2D one.",
             )
-        grid = scan
-        if self.orientation:
-            grid = geometry.reorient(grid, self.orientation)
-        if self.spacing:
-            grid = geometry.respace(grid, self.spacing)
+        grid = self._upright(scan)
         if self.size:
             grid = geometry.coarsen(grid, self.size) if self.fit == "stretch" else geometry.centre(grid, self.size)
         if self.multiple:
             grid = geometry.centre(grid, tuple(-(-n // self.multiple) * self.multiple for n in grid.shape))
         return grid
 
+    def _upright(self, grid: Grid) -> Grid:
+        """Turned and respaced, before any change of size."""
+        if self.orientation:
+            grid = geometry.reorient(grid, self.orientation)
+        return geometry.respace(grid, self.spacing) if self.spacing else grid
+
+    def crop(self, scan: Volume, mask: Volume) -> Volume:
+        """The scan on the model's grid around the centre of mass of what is above 0 in the mask; values as they are.
+
+        The mask may lie on another grid of the same space. Scaling comes after: it sees the crop alone.
+        """
+        inside = np.argwhere(mask.data[0] > 0)
+        if not len(inside) or self.size is None:
+            got = "no voxel above 0" if self.size else "no size to crop to"
+            raise BadInput("a mask with voxels above 0 to crop around", got, "Correct the mask, or the preprocessing.")
+        centre = mask.affine @ [*inside.mean(0), *[0.0] * (3 - inside.shape[1]), 1.0]
+        self.grid(scan.grid)  # refuses another number of axes
+        grid = self._upright(scan.grid)
+        voxel = (np.linalg.inv(grid.affine) @ centre)[: len(grid.shape)]
+        start = tuple(round(float(v) - (n - 1) / 2) for v, n in zip(voxel, self.size, strict=True))
+        return scan.on(geometry.window(grid, start, self.size))
+
     def __call__(self, scan: Volume) -> Volume:
         """The scan as the model takes it: float32 (c, *size)."""
+        if self.around == "mask" and self.grid(scan.grid) != self._upright(scan.grid):
+            do = "Crop it around its mask first: preprocessing.crop(scan, mask), and save that."
+            raise BadInput(f"a crop of {self.size} voxels, as the model was trained on", f"{scan.grid}", do)
         data = self.intensity(scan.data) if self.intensity else scan.data
         return scan.like(np.asarray(data, np.float32)).on(self.grid(scan.grid))
 
     def as_dict(self) -> dict[str, Any]:
-        values = {k: v for k, v in asdict(self).items() if v is not None and k != "intensity"}
+        values = {k: v for k, v in asdict(self).items() if v is not None and k != "intensity" and (k, v) != ("around", "grid")}
         if self.intensity:
             kind = next(k for k, c in _KINDS.items() if isinstance(self.intensity, c))
             values["intensity"] = {"kind": kind, **asdict(self.intensity)}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from radiolucent.analysis import Settings
 from radiolucent.errors import BadInput
-from radiolucent.methods import as_dict, from_dict
+from radiolucent.methods import as_dict
 from radiolucent.protocols import Method
 from radiolucent.regions.shells import check_distances
+from radiolucent.study.reading import absolute, known, read
 from radiolucent.targets import Region
 
 
@@ -172,24 +172,24 @@ def read_recipe(path: str | Path) -> Recipe:
 def from_tables(values: Mapping[str, Any], base: Path) -> Recipe:
     """A recipe from TOML's tables; relative paths start at `base`."""
     kinds = {f.name: _KINDS[f.name] for f in fields(Recipe)}
-    _known(values, kinds, "tables of a recipe")
+    known(values, kinds, "tables of a recipe")
     parts = {}
     for name, kind in kinds.items():
         table = values.get(name, {})
         if not isinstance(table, dict):
             raise BadInput(f"a table [{name}]", repr(table), "Correct the recipe.")
         keys = _keys(kind)
-        _known(table, keys, f"keys of [{name}]")
+        known(table, keys, f"keys of [{name}]")
         for key in {"manifest", "bids", "nnunet", "model", "weights", "parcellation", "names", "training"} & set(table):
             if table[key] == "" or "\0" in str(table[key]):  # the folder of the recipe, if it went on from here
                 raise BadInput(f"a name or a path for {name}.{key}", repr(table[key]), "Give one, or leave the key out.")
-        read = {key: _read(f"{name}.{key}", keys[key], value, base) for key, value in table.items()}
-        if name == "model" and "model" in read:
-            read["model"] = _model(read["model"], base)
-        if name == "regions" and read.get("parcellation", "label") not in ("predicted", "label"):
-            read["parcellation"] = str(_absolute(base, read["parcellation"]))
+        given = {key: read(f"{name}.{key}", keys[key], value, base) for key, value in table.items()}
+        if name == "model" and "model" in given:
+            given["model"] = _model(given["model"], base)
+        if name == "regions" and given.get("parcellation", "label") not in ("predicted", "label"):
+            given["parcellation"] = str(absolute(base, given["parcellation"]))
         try:
-            parts[name] = kind(**read)
+            parts[name] = kind(**given)
         except TypeError as error:
             needed = "model" if name == "model" else "methods"
             raise BadInput(f"the key {needed} in [{name}]", str(error).partition("() ")[2], "Add it to the recipe.") from None
@@ -212,69 +212,12 @@ def _keys(kind: type[Any]) -> dict[str, str]:
     return {f.name: str(f.type) for f in fields(kind) if (kind, f.name) != (Settings, "seed")}
 
 
-def _known(given: Mapping[str, Any], valid: Mapping[str, Any], what: str) -> None:
-    for key in given:
-        if key not in valid:
-            close = get_close_matches(key, valid, n=3)
-            hint = f"Did you mean {' or '.join(close)}?" if close else "Correct the recipe."
-            raise BadInput(f"{what} among: {', '.join(valid)}", repr(key), hint)
-
-
 def _model(text: str, base: Path) -> str:
     """A path becomes absolute; module:factory stays as it is."""
     source, _, rest = text.partition(":")
     if source in ("nnunet", "bundle") and rest:
-        return f"{source}:{_absolute(base, rest)}"
-    return text if rest and not (base / text).exists() else str(_absolute(base, text))
-
-
-def _absolute(base: Path, text: str) -> Path:
-    return (base / Path(text).expanduser()).absolute()
-
-
-def _read(key: str, kind: str, value: Any, base: Path) -> Any:
-    """`value` as a field annotated with `kind`."""
-    try:
-        return _typed(kind, value, base)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, BadInput):
-            raise
-        wanted = kind.replace("Path | None", "a path").replace("tuple", "list").replace(", ...", "")
-        raise BadInput(f"{wanted} for {key}", repr(value), "Correct the recipe.") from None
-
-
-def _typed(kind: str, value: Any, base: Path) -> Any:
-    if kind == "tuple[Method, ...]":
-        return tuple(from_dict(_table(v)) for v in _list(value))
-    if kind == "Mapping[str, tuple[str, ...]]":
-        return {name: _typed("tuple[str, ...]", v, base) for name, v in _table(value).items()}
-    if kind == "tuple[tuple[str, str], ...]":
-        pairs = tuple(_typed("tuple[str, ...]", v, base) for v in _list(value))
-        if any(len(pair) != 2 for pair in pairs):
-            raise TypeError
-        return pairs
-    if kind.startswith("tuple["):
-        return tuple(_typed(kind.removeprefix("tuple[").removesuffix(", ...]"), v, base) for v in _list(value))
-    if kind == "Path | None":
-        return _absolute(base, _typed("str", value, base))
-    if kind == "float" and type(value) is int:
-        return float(value)
-    wanted = {"int": int, "float": float, "bool": bool}.get(kind, str)
-    if type(value) is not wanted:
-        raise TypeError
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError
-    return value
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
+        return f"{source}:{absolute(base, rest)}"
+    return text if rest and not (base / text).exists() else str(absolute(base, text))
 
 
 def _plain(value: Any) -> Any:

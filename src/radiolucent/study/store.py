@@ -96,12 +96,12 @@ class Study:
     def _compare(self, facts: Mapping[str, Any]) -> None:
         """Refuse what would give other results than those that are there."""
         then, now = self.facts(), json.loads(json.dumps(facts))
-        differences = _differences(then["identity"], now["identity"]) + _differences(then["cases"], now["cases"], "case ")
-        if differences:
-            more = f"; and {len(differences) - 5} more" if len(differences) > 5 else ""
+        found = differences(then["identity"], now["identity"]) + differences(then["cases"], now["cases"], "case ")
+        if found:
+            more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
             raise BadInput(
                 f"the recipe, model and cases that {self.folder} was begun with",
-                "; ".join(differences[:5]) + more,
+                "; ".join(found[:5]) + more,
                 "Go on with the old ones (recipe.toml in the study), or choose another --out.",
             )
 
@@ -220,14 +220,14 @@ def _failure(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _differences(then: Any, now: Any, where: str = "") -> list[str]:
+def differences(then: Any, now: Any, where: str = "") -> list[str]:
     """What differs between two plain values, in words: "explain.reduce: sum, now mean"."""
     if isinstance(then, dict) and isinstance(now, dict):
         dot = "." if where and not where.endswith(" ") else ""
         keys = dict.fromkeys([*then, *now])
-        return [d for k in keys for d in _differences(then.get(k), now.get(k), f"{where}{dot}{k}")]
+        return [d for k in keys for d in differences(then.get(k), now.get(k), f"{where}{dot}{k}")]
     if _tables(then) and _tables(now) and len(then) == len(now):
-        return [d for i, (a, b) in enumerate(zip(then, now, strict=True), 1) for d in _differences(a, b, f"{where}[{i}]")]
+        return [d for i, (a, b) in enumerate(zip(then, now, strict=True), 1) for d in differences(a, b, f"{where}[{i}]")]
     if then == now or (then is None and not now):  # a setting that did not exist yet, and says nothing
         return []
     shown = ["nothing" if v is None else v if isinstance(v, str) else json.dumps(v) for v in (then, now)]
