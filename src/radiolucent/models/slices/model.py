@@ -27,7 +27,8 @@ class SliceModel(nn.Module):
 
     x (b, channels, i, j, k) gives (b, outputs). With attention or gated pooling each slice has a weight; all weights
     of a head sum to 1 over the slices of all axes together. Axes may differ in length. Slices come in the order of
-    `axes`, each from 0. "encoder" is the 2D network, "pooling.weights" the layer whose output are the weights.
+    `axes`, each from 0. "encoder" is the 2D network; through the layer "stack" go the features of all slices (b, slices,
+    width), and through "pooling.weights" the weights (b, heads, slices).
 
     While the encoder is frozen (`model.encoder.requires_grad_(False)`), `train()` leaves it in eval mode, so that
     `features` of an image stay what they are and can be made once: model(x) = model.from_features(model.features(x)).
@@ -79,6 +80,7 @@ class SliceModel(nn.Module):
         self.size = None if size is None else (int(size[0]), int(size[1]))
         self.chunk, self.checkpoint = chunk, checkpoint
         self.encoder, self.encoder_channels, self.encoder_width = extractor(network, channels, stem, self.size, keep_head)
+        self.stack = nn.Identity()
         self.reduce = nn.Sequential(nn.LayerNorm(self.encoder_width), nn.Linear(self.encoder_width, width)) if width else None
         made = (
             build_pooling(pooling, width or self.encoder_width, dict(pooling_arguments or {}))
@@ -102,6 +104,7 @@ class SliceModel(nn.Module):
 
     def from_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """The outputs (b, outputs) from what `features` gave."""
+        features = self.stack(features)
         return self.head(self.pooling(features if self.reduce is None else self.reduce(features), mask))
 
     def train(self, mode: bool = True) -> Self:
@@ -119,12 +122,14 @@ class SliceModel(nn.Module):
         )
         return encoded.new_zeros(*slices.shape[:2], self.encoder_width).masked_scatter(mask[..., None], encoded)
 
-    def _encode(self, slices: Tensor) -> Tensor:
+    def prepare(self, slices: Tensor) -> Tensor:
+        """Slices (n, c, h, w) as the encoder takes them: resized, and grey in all of its channels."""
         if self.size is not None and self.size != tuple(slices.shape[2:]):
             slices = F.interpolate(slices, self.size, mode="bilinear", align_corners=False)
-        if slices.shape[1] != self.encoder_channels:
-            slices = slices.expand(-1, self.encoder_channels, -1, -1)
-        features = self.encoder(slices)
+        return slices if slices.shape[1] == self.encoder_channels else slices.expand(-1, self.encoder_channels, -1, -1)
+
+    def _encode(self, slices: Tensor) -> Tensor:
+        features = self.encoder(self.prepare(slices))
         return features if features.ndim == 2 else features.flatten(2).mean(-1)
 
     def _checked(self, mask: Tensor, x: Tensor) -> Tensor:
