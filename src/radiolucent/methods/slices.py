@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import torch
@@ -54,7 +55,8 @@ class SliceAttention:
         whole = guest_of(model)
         if isinstance(whole, Sliced):  # else what is around it may make another score of its output
             checked = truth(whole, x, features, targets, weights[0].mean(0))
-            rows = [row | {"truth": dict(measured)} for row, measured in zip(rows, checked, strict=True)]
+            known = [{name: None if isnan(value) else value for name, value in each.items()} for each in checked]
+            rows = [row | {"truth": measured} for row, measured in zip(rows, known, strict=True)]
         return self._map(scores, weights, place, x), rows
 
     def _place(self, model: nn.Module, x: Tensor) -> Place:
