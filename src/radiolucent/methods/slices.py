@@ -84,8 +84,9 @@ class SliceCAM:
     grid). With attention pooling dS/dA[s] is a[s] times what the value of slice s counts for S. Each Z[s] is shared out
     linearly among the slice's voxels, so that sums stay. Signed, in units of the score. Where the encoder averages
     A and ends there, sum R = S - b with b what is left for features of 0 (exact also for max pooling; LSTM,
-    transformer, a projection by `width` and deeper layers make it a first-order picture). What moves the weights
-    themselves is not in it. `batch` slices at once (0: up to 16). The details have each slice's sum.
+    transformer, a projection by `width` and layers behind `encoder_layer` make it a first-order picture; "auto" needs
+    more than one cell, which small slices have only before the end). What moves the weights themselves is not in it.
+    `batch` slices at once (0: up to 16). The details have each slice's sum.
     """
 
     encoder_layer: str = "auto"

@@ -163,9 +163,10 @@ def _drawn(
 
 def _attention(shown: Volume, explanation: Explanation, target: str, others: Sequence[Explanation], most: int) -> dict[str, Any]:
     """Slices' weights as a picture and in words, for SliceAttention; slice-cam of the same target beside them."""
-    if not isinstance(explanation.method, SliceAttention):
+    rows = explanation.provenance.get("details", ())
+    if not isinstance(explanation.method, SliceAttention) or not rows:
         return {"attention": "", "words": []}
-    details = explanation.provenance["details"][explanation.targets.index(target)]
+    details = rows[explanation.targets.index(target)]
     within = [e for e in others if isinstance(e.method, SliceCAM) and target in e.targets]
     beside = picture(within[0].relevance[within[0].targets.index(target)], most) if within else None
     drawn = slices.attention(shown, details["slices"], beside)

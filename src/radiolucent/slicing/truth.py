@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.protocols import Sliced, Target
-from radiolucent.slicing.places import AXES, per_axis
+from radiolucent.slicing.places import AXES
 
 POINTS = 20
 """Of a curve at most."""
@@ -40,10 +39,10 @@ def deletion(model: nn.Module, features: Tensor, targets: Target, weights: Tenso
     return kept.logical_not().sum(1), _scores(model, features, targets, kept)
 
 
-def insertion(model: nn.Module, features: Tensor, targets: Tensor | Target, weights: Tensor) -> tuple[Tensor, Tensor]:
+def insertion(model: nn.Module, features: Tensor, targets: Target, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of the slices of the highest weight alone, from one of them to all: numbers of slices, scores (t, points)."""
     kept = _ordered(-weights).flip(0)
-    return kept.sum(1), _scores(model, features, targets, kept)  # type: ignore[arg-type]
+    return kept.sum(1), _scores(model, features, targets, kept)
 
 
 def covered(model: nn.Module, x: Tensor, targets: Target, baseline: str = "minimum") -> Tensor:
@@ -66,6 +65,8 @@ def covered(model: nn.Module, x: Tensor, targets: Target, baseline: str = "minim
 
 def agreement(weights: Tensor, drops: Tensor) -> float:
     """Spearman's correlation of the weights with |drop of the score| (slices,); NaN where one of the two is constant."""
+    from scipy.stats import spearmanr  # takes as long to import as much of the rest
+
     a, b = weights.detach().double().cpu().numpy(), drops.detach().abs().double().cpu().numpy()
     return float("nan") if np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
 
@@ -127,13 +128,6 @@ def truth(
         {name: float(values[t]) for name, values in curves.items()} | {"agreement": agreement(weights, drops[t])} | same
         for t in range(len(drops))
     ]
-
-
-def highest(weights: Tensor, axes: Sequence[str], grid: Sequence[int]) -> tuple[str, int]:
-    """The axis and number of the slice with the highest weight."""
-    parts = per_axis(weights, axes, grid)
-    axis = max(parts, key=lambda a: float(parts[a].max()))
-    return axis, int(parts[axis].argmax())
 
 
 def _ordered(weights: Tensor) -> Tensor:

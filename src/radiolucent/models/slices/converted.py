@@ -140,11 +140,13 @@ def convert(network: nn.Module, kind: str) -> nn.Module:
     if kind not in KINDS:
         raise BadInput(f"a kind among {', '.join(KINDS)}", repr(kind), "Choose one of them.")
     network = copy.deepcopy(network)
-    for name, module in list(network.named_modules()):
-        if name and name in dict(network.named_modules()):  # not inside one that was replaced
-            new = _counterpart(module, kind, name)
-            if new is not module:
-                network.set_submodule(name, new)
+    made: dict[nn.Module, nn.Module] = {}  # a part under several names stays one
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if name and name in dict(network.named_modules(remove_duplicate=False)):  # not inside one that was replaced
+            if module not in made:
+                made[module] = _counterpart(module, kind, name)
+            if made[module] is not module:
+                network.set_submodule(name, made[module])
     return network
 
 
