@@ -89,8 +89,8 @@ def _profiles(figure: Any, shown: Volume, along: Mapping[int, Along]) -> None:
         own = along[d]
         mm = np.interp(own.voxel, np.arange(len(place)), place)
         for head in own.heads if len(own.heads) > 1 else ():
-            axis.plot(mm, head, color="0.75", linewidth=0.6)
-        axis.plot(mm, own.weight, color=lookup_table()[215], linewidth=1.8)
+            axis.plot(mm, head, color="0.75", linewidth=0.6, drawstyle="steps-mid")
+        axis.plot(mm, own.weight, color=lookup_table()[215], linewidth=1.8, drawstyle="steps-mid")
         axis.set_xlabel(f"{name}, slices across {own.axis}", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
