@@ -58,7 +58,7 @@ def test_the_table_has_a_row_for_each_slice_with_its_place(case: tuple[Path, dic
     assert sagittal == pytest.approx([14 + 2 * n for n in range(14)])
     shares = [r for r in rows if r["method"] == "slice-cam"]
     relevance = Explanation.load(folder / "out" / "slice-cam").relevance[0].data
-    assert sum(float(r["share"]) for r in shares) == pytest.approx(relevance.sum(), abs=1e-4 * np.abs(relevance).sum())
+    assert sum(float(r["share"]) for r in shares) == pytest.approx(relevance.sum(), abs=1e-4 * float(np.abs(relevance).sum()))
 
 
 def test_the_report_shows_the_weights_and_says_what_bears_them_out(case: tuple[Path, dict[str, Any]]) -> None:
