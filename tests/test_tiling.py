@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from test_contracts import disturb, small, state
+from test_contracts import disturb, small, state, world
 from torch import Tensor, nn
 from torch.nn import functional as F
 from worlds import Returns, Segmenter, Transformer, image, relative, segmenter
@@ -238,8 +238,7 @@ def test_the_gradient_is_the_sum_over_the_windows(axes: int, blend: str) -> None
 @pytest.mark.parametrize("name", METHODS)
 def test_one_window_over_the_whole_image_changes_nothing(axes: int, name: str) -> None:
     x = image(axes, size=8)
-    attends = getattr(METHODS[name], "needs", "") == "attention"
-    net = Transformer(axes, 3, segments=True).eval() if attends else Segmenter(axes)
+    net = world("segmentation", axes, name=name).model.eval()
     disturb(net)
     mask = torch.randint(0, 3, (2, *x.shape[2:]))
     target, method = Region(2, 1, mask=mask), small(name)
@@ -253,8 +252,11 @@ def test_one_window_over_the_whole_image_changes_nothing(axes: int, name: str) -
 WHOLE = ("eigen-cam", "score-cam", "ablation-cam", "attention-rollout", "gradient-rollout", "smo-cam", "l2-caf")
 """What has to see one layer of the whole image, and says so."""
 
+SLICES = ("slice-attention", "slice-cam")
+"""What needs volumes, and a model that takes them apart itself."""
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in WHOLE])
+
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in (*WHOLE, *SLICES)])
 def test_every_method_leaves_a_tiled_model_as_found(name: str) -> None:
     x = image(2, size=12)
     net = Segmenter(2)

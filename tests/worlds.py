@@ -227,6 +227,17 @@ def classifier(axes: int, outputs: int = 4) -> nn.Sequential:
     return nn.Sequential(*first, conv(6, 8, 3, padding=1), nn.ReLU(), Mean(), nn.Linear(8, outputs))
 
 
+class Spread(nn.Module):
+    """A classifier's scores at every voxel, brighter where the image is: a segmentation that sees slices only."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)[:, :, None, None, None] * (1 + x)
+
+
 STYLES = ("explicit", "scaled dot product", "multihead", "encoder layer")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from radiolucent import io
 from radiolucent.errors import BadInput
-from radiolucent.explanation import Explanation, Prediction, predict
+from radiolucent.explanation import Explanation, Prediction, predict, slice_rows
 from radiolucent.export import write_dicom
 from radiolucent.io.tables import Name, write_table
 from radiolucent.methods import describe, title
@@ -68,8 +68,8 @@ def explain_case(
 ) -> dict[str, Any]:
     """Write the case's folder, whole or not at all, and return its summary.
 
-    The folder holds a subfolder per method (see Explanation.save), `segmentation.nii.gz` for a
-    segmentation model, `regions.csv` where there is a parcellation, `report.html` and `summary.json`. Where
+    The folder holds a subfolder per method (see Explanation.save), `segmentation.nii.gz` for a segmentation model,
+    `regions.csv` where there is a parcellation, `slices.csv` of pooled slices, `report.html` and `summary.json`. Where
     the scan is DICOM, its maps are there as DICOM too, which carry the patient's data (see write_dicom).
     A method that fails is named in the summary with its reason; if all fail, so does the case. `regions` is the plan's
     parcellation, where it was read before.
@@ -105,6 +105,8 @@ def _write(
     rows = region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else []
     if rows:
         write_table(new / "regions.csv", rows)
+    if slices := slice_rows(explained.explanations):
+        write_table(new / "slices.csv", slices)
     shown: dict[str, Any] = {"parcellation": parcellation, "parcellation_name": called, "regions": rows}
     shown |= {"outlined": not plan.parcellation, "notes": left_out}
     left_out = left_out + write_page(new / "report.html", io.stem(image), explained, card, **shown)

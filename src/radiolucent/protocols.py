@@ -95,3 +95,30 @@ class Detailed(Method, Protocol):
     def detailed(self, model: nn.Module, x: Tensor, targets: Target) -> tuple[Tensor, Sequence[Mapping[str, Any]]]:
         """The map of one image, and for each target plain values: an Explanation keeps them as provenance["details"]."""
         ...
+
+
+@runtime_checkable
+class Sliced(Protocol):
+    """A model that cuts volumes into slices and pools the features that a 2D encoder has of each (SliceModel).
+
+    Features come in the order of `axes` ("i", "j", "k": the axes of the input), those of each from its first slice to
+    its last. They pass through the part `stack`, and the weights (b, heads, slices) that the pooling multiplies with,
+    where it has any, through its part `weights`: both can be watched as layers.
+    """
+
+    axes: tuple[str, ...]
+    encoder: nn.Module
+    stack: nn.Module
+    pooling: nn.Module
+
+    def prepare(self, slices: Tensor) -> Tensor:
+        """Slices (n, c, h, w) as the encoder takes them."""
+        ...
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The encoder's features of all slices (b, slices, width)."""
+        ...
+
+    def from_features(self, features: Tensor, mask: Tensor | None = None) -> Any:
+        """The model's output for these features; slices at which the mask (b, slices) is False are left out."""
+        ...

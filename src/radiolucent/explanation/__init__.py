@@ -2,5 +2,6 @@
 
 from radiolucent.explanation.prediction import Prediction, explain, predict
 from radiolucent.explanation.result import Explanation
+from radiolucent.explanation.slices import slice_rows
 
-__all__ = ["Explanation", "Prediction", "explain", "predict"]
+__all__ = ["Explanation", "Prediction", "explain", "predict", "slice_rows"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from radiolucent import provenance
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation.result import Explanation
+from radiolucent.explanation.slices import located
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
 from radiolucent.methods import KernelSHAP, at_layers, auto_layer, shared_pass, titles
@@ -121,7 +122,7 @@ class Prediction:
                 said = tuple(names[t] for t in volumes), tuple(plain[t, 0].item() for t in volumes)
                 facts = origin | cost | self._cells(methods[i], relevance)
                 facts |= {"labels": [labels[t] for t in volumes]} if labels else {}
-                facts |= {"details": [dict(cost["details"][t]) for t in volumes]} if "details" in cost else {}
+                facts |= {"details": [located(cost["details"][t], self.image) for t in volumes]} if "details" in cost else {}
                 done[i] = Explanation(tuple(volumes.values()), *said, methods[i], facts)
         return [done[i] for i in sorted(done)]
 

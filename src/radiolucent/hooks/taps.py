@@ -171,17 +171,18 @@ def check_run(name: str, runs: int) -> None:
 
 
 @contextmanager
-def tap(model: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
+def tap(model: nn.Module, names: Sequence[str], held: Sequence[str] = ()) -> Iterator[Taps]:
     """Keep the outputs of several layers during one forward, ready for gradients with respect to them.
 
     The graph starts at the shallowest of them: what lies before costs a plain forward, and a backward
     pass stops there. Call backward inside, since a checkpointed model runs its layers again then.
-    `name#1` is the second run of a layer that is used more than once.
+    `name#1` is the second run of a layer that is used more than once. Of the layers in `held` the model goes on with a
+    constant: no gradient leads through them.
     """
-    taps = Taps(model, names)
+    taps = Taps(model, [*names, *held])
     with ExitStack() as stack:
         stack.callback(taps._release)
-        for name in names:
+        for name in (*names, *held):
             if name == INPUT:
                 continue
             module = module_of(model, name)
@@ -193,7 +194,8 @@ def tap(model: nn.Module, names: Sequence[str]) -> Iterator[Taps]:
 
             def keep(module: nn.Module, args: Any, output: Any, name: str = name, given: dict[int, int] = given) -> Any:
                 passed_on = isinstance(output, Tensor) and given.get(id(output)) == _version(output)
-                return taps._keep(name, output, passed_on=passed_on)
+                kept = taps._keep(name, output, passed_on=passed_on)
+                return kept.detach() if name in held else kept
 
             stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(keep).remove)

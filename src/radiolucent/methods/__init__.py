@@ -38,8 +38,9 @@ from radiolucent.methods.occlusion import Occlusion
 from radiolucent.methods.quantile import GradientQuantile
 from radiolucent.methods.rise import RISE
 from radiolucent.methods.rollout import AttentionRollout, GradientRollout
+from radiolucent.methods.slices import SliceAttention, SliceCAM
 from radiolucent.methods.smocam import SmoCAM
-from radiolucent.protocols import Method
+from radiolucent.protocols import Method, Sliced
 
 METHODS: dict[str, type[Any]] = {
     "gradient": Gradient,
@@ -61,6 +62,8 @@ METHODS: dict[str, type[Any]] = {
     "eigen-grad-cam": EigenGradCAM,
     "attention-rollout": AttentionRollout,
     "gradient-rollout": GradientRollout,
+    "slice-attention": SliceAttention,
+    "slice-cam": SliceCAM,
     "guided-grad-cam": GuidedGradCAM,
     "times": Times,
     "occlusion": Occlusion,
@@ -135,7 +138,10 @@ def from_settings(names: Sequence[str], settings: Sequence[str], layers: Sequenc
 
 
 def default_method(model: nn.Module) -> str:
-    """Grad-CAM, or, where TorchScript hides the layers, a method on the input."""
+    """Grad-CAM, or, where TorchScript hides the layers, a method on the input; of pooled slices their weights, if they have any."""
+    pooled = next((m.pooling for m in model.modules() if isinstance(m, Sliced)), None)
+    if pooled is not None:
+        return "slice-attention" if hasattr(pooled, "weights") else "slice-cam"
     return "input-x-gradient" if isinstance(model, torch.jit.ScriptModule) else "grad-cam"
 
 
@@ -230,6 +236,8 @@ __all__ = [
     "RespondCAM",
     "SaliencyTubes",
     "ScoreCAM",
+    "SliceAttention",
+    "SliceCAM",
     "SmoCAM",
     "SmoothGrad",
     "Times",

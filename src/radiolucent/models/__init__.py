@@ -6,5 +6,18 @@ from radiolucent.models.card import Card, read_card
 from radiolucent.models.loading import load
 from radiolucent.models.morphometry import Morphometry
 from radiolucent.models.preprocessing import Percentile, Preprocessing, Window, ZScore
+from radiolucent.models.slices import SliceModel, VolumeModel, load_encoder
 
-__all__ = ["Card", "Morphometry", "Percentile", "Preprocessing", "Window", "ZScore", "load", "read_card"]
+__all__ = [
+    "Card",
+    "Morphometry",
+    "Percentile",
+    "Preprocessing",
+    "SliceModel",
+    "VolumeModel",
+    "Window",
+    "ZScore",
+    "load",
+    "load_encoder",
+    "read_card",
+]

@@ -83,12 +83,8 @@ class Morphometry(nn.Module):
 
     def standardise(self, truths: Tensor) -> None:
         """Take the mean and the spread (standard deviation, n - 1) of each output from training values (n, outputs)."""
-        spread = truths.double().std(0) if len(truths) > 1 else truths.new_zeros(truths.shape[1:])
-        if truths.shape[1:] != self.mean.shape or not bool((torch.isfinite(spread) & (spread > 0)).all()):
-            flat = (~(spread > 0)).nonzero().flatten().tolist()
-            got = f"shape {tuple(truths.shape)}, without a spread: outputs {flat}"
-            raise BadInput(f"finite values (n, {len(self.mean)}) that vary in every output", got, "Leave constant outputs out.")
-        self.mean.copy_(truths.double().mean(0))
+        mean, spread = mean_and_spread(truths, len(self.mean))
+        self.mean.copy_(mean)
         self.spread.copy_(spread)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,6 +100,16 @@ def _each(given: int | Sequence[int], name: str, blocks: int) -> list[int]:
     if len(each) != blocks:
         raise BadInput(f"`{name}`: one number, or one for each of {blocks} blocks", f"{each}", "Correct it.")
     return each
+
+
+def mean_and_spread(truths: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (n - 1) of each output's training values (n, outputs), in double precision."""
+    spread = truths.double().std(0) if len(truths) > 1 else truths.new_zeros(truths.shape[1:])
+    if truths.shape[1:] != (outputs,) or not bool((torch.isfinite(spread) & (spread > 0)).all()):
+        flat = (~(spread > 0)).nonzero().flatten().tolist()
+        got = f"shape {tuple(truths.shape)}, without a spread: outputs {flat}"
+        raise BadInput(f"finite values (n, {outputs}) that vary in every output", got, "Leave constant outputs out.")
+    return truths.double().mean(0), spread
 
 
 def _cells(size: tuple[int, ...], factors: list[int]) -> int:

@@ -13,14 +13,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from radiolucent.geometry import Array
 from radiolucent.report.picture import THRESHOLD, Picture, lookup_table, overlay
 from radiolucent.volume import Volume
 
 # View -> (axis that is cut, axis to the right, axis upwards, mark at the left, right, bottom, top)
-_VIEWS = {
+VIEWS = {
     "sagittal": (0, 1, 2, "P", "A", "I", "S"),
     "coronal": (1, 0, 2, "R", "L", "I", "S"),
     "axial": (2, 0, 1, "R", "L", "P", "A"),
@@ -55,7 +55,7 @@ def slices(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None
             axis.set_axis_off()
     else:
         axes = list(figure.subplots(1, 3))
-        for axis, view in zip(axes, _VIEWS, strict=True):
+        for axis, view in zip(axes, VIEWS, strict=True):
             cut(axis, view, scan, drawn, drawn.peak, outline)
     legend(figure, axes, drawn, unit)
     return figure
@@ -83,7 +83,7 @@ def cut(
     marks: bool = True,
 ) -> None:
     """One slice with the map over it, through the voxel `at`, in its right proportions."""
-    cut_axis, across, up, *letters = _VIEWS[view]
+    cut_axis, across, up, *letters = VIEWS[view]
     spacing = scan.grid.spacing
 
     def plane(data: Array) -> Array:
@@ -109,7 +109,7 @@ def cut(
             )  # fmt: skip
 
 
-def legend(figure: Figure, axes: Sequence[Axes], drawn: Picture, unit: str, *, short: bool = False) -> None:
+def legend(figure: Figure | SubFigure, axes: Sequence[Axes], drawn: Picture, unit: str, *, short: bool = False) -> None:
     """The colour bar with its unit; unless `short`, also how the map was normalised."""
     low = -1.0 if drawn.signed else 0.0
     table = lookup_table()
@@ -125,11 +125,11 @@ def profiles(scan: Volume, relevance: Volume) -> Figure:
     """How much relevance each slice holds, for and against, along each axis of the display grid."""
     total = relevance.data.sum(0)
     figure = Figure(figsize=(10.5, 2.3), layout="constrained", facecolor="white")
-    places = _places(scan)
+    where = places(scan)
     whole = np.abs(total).sum()
     table = lookup_table()
     for d, axis in enumerate(figure.subplots(1, total.ndim)):
-        name, place = places[d]
+        name, place = where[d]
         others = tuple(a for a in range(total.ndim) if a != d)
         axis.fill_between(place, np.maximum(total, 0).sum(others) / whole, step="mid", color=table[215], label="for")
         if (total < 0).any():
@@ -168,7 +168,7 @@ def course(curve: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def _places(scan: Volume) -> list[tuple[str, Array]]:
+def places(scan: Volume) -> list[tuple[str, Array]]:
     """For each axis its name with the unit, and where its slices lie."""
     index = [np.arange(n) for n in scan.grid.shape]
     if len(index) == 2:

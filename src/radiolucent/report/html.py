@@ -17,10 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation
-from radiolucent.methods import describe, title
+from radiolucent.methods import SliceAttention, SliceCAM, describe, title
 from radiolucent.parcellation import Parcellation
 from radiolucent.regions import region_rows
-from radiolucent.report import figures
+from radiolucent.report import figures, slices
 from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
 from radiolucent.version import VERSION
 from radiolucent.volume import Volume
@@ -157,7 +157,20 @@ def _drawn(
         for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
             drawn = picture(relevance, most)
             card = _card(shown, relevance, drawn, explanation, target, around.get(target))
+            card |= _attention(shown, explanation, target, explanations, most)
             yield card, _map(shown, drawn, explanation, target)
+
+
+def _attention(shown: Volume, explanation: Explanation, target: str, others: Sequence[Explanation], most: int) -> dict[str, Any]:
+    """Slices' weights as a picture and in words, for SliceAttention; slice-cam of the same target beside them."""
+    rows = explanation.provenance.get("details", ())
+    if not isinstance(explanation.method, SliceAttention) or not rows:
+        return {"attention": "", "words": []}
+    details = rows[explanation.targets.index(target)]
+    within = [e for e in others if isinstance(e.method, SliceCAM) and target in e.targets]
+    beside = picture(within[0].relevance[within[0].targets.index(target)], most) if within else None
+    drawn = slices.attention(shown, details["slices"], beside)
+    return {"attention": figures.data_uri(drawn), "words": slices.words(details)}
 
 
 def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | None) -> dict[str, Any]:
@@ -175,7 +188,7 @@ def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | 
 
 def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, Any]:
     unit = explanation.method.unit
-    card = {
+    card: dict[str, Any] = {
         "method": title(explanation.method),
         "target": target,
         "slices": figures.data_uri(figures.slices(shown, drawn, unit, outline)),

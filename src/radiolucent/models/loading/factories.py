@@ -14,10 +14,13 @@ from torch import nn
 
 from radiolucent.errors import BadInput
 from radiolucent.models.loading.files import ASK
-from radiolucent.models.morphometry import Morphometry
 
-NETWORKS: Mapping[str, type[nn.Module]] = {"Morphometry": Morphometry}
-"""The package's own networks, which a card names as "radiolucent:NAME"."""
+NETWORKS = {
+    "Morphometry": "radiolucent.models.morphometry",
+    "SliceModel": "radiolucent.models.slices",
+    "VolumeModel": "radiolucent.models.slices",
+}
+"""The package's own networks, which a card names as "radiolucent:NAME", and where each is (some are made of MONAI's)."""
 
 
 def build(network: str, arguments: Mapping[str, Any], trust: bool, where: str = "the card") -> nn.Module:
@@ -33,19 +36,25 @@ def build(network: str, arguments: Mapping[str, Any], trust: bool, where: str = 
         do = f"It would run code that {where} names. {ASK}"
         raise BadInput("a card whose network is monai:NAME or radiolucent:NAME", network, do)
     given = dict(arguments)
-    fetching = [f"{k} = {v!r}" for k, v in given.items() if v and re.search("pretrained|^checkpoint$|url$|_path$", k)]
-    if fetching and not trust:
-        raise BadInput("arguments that fetch nothing", ", ".join(fetching), f"The weights are {where}'s file: leave them out.")
+    if not trust and source != "radiolucent":
+        nothing_fetched(given, where)
     if source == "monai" and "pretrained" in inspect.signature(factory).parameters:
         given.setdefault("pretrained", False)  # some of MONAI's networks download weights unless told not to
     return made(factory, given, network, f"arguments that {network} takes", f"Correct {where}'s arguments.")
+
+
+def nothing_fetched(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse arguments that make a network read or download weights of its own."""
+    fetching = [f"{k} = {v!r}" for k, v in arguments.items() if v and re.search("pretrained|^checkpoint$|url$|_path$|^weights$", k)]
+    if fetching:
+        raise BadInput("arguments that fetch nothing", ", ".join(fetching), f"The weights are {where}'s file: leave them out.")
 
 
 def from_package(name: str, where: str = "the card") -> Any:
     """A network of this package: its code is ours, so no trust is asked for."""
     if name not in NETWORKS:
         raise BadInput(f"a network of radiolucent: {', '.join(NETWORKS)}", name, f"Correct {where}'s network.")
-    return NETWORKS[name]
+    return getattr(importlib.import_module(NETWORKS[name]), name)
 
 
 def from_monai(name: str, where: str = "the card") -> Any:
