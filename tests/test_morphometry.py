@@ -66,7 +66,7 @@ def test_a_card_names_it_without_trust(tmp_path: Path) -> None:
     assert read.classes == ("left", "right")
     assert read.spread == (1.4, 2.8)
     (tmp_path / "card.json").write_text(json.dumps(card | {"network": "radiolucent:Nothing"}))
-    with pytest.raises(BadInput, match="a network of radiolucent: Morphometry; got Nothing"):
+    with pytest.raises(BadInput, match="a network of radiolucent: AnatomyNet, Morphometry; got Nothing"):
         load(tmp_path)
 
 

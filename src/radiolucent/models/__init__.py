@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from radiolucent.models.anatomy import AnatomyNet
 from radiolucent.models.card import Card, read_card
 from radiolucent.models.loading import load
 from radiolucent.models.morphometry import Morphometry
 from radiolucent.models.preprocessing import Percentile, Preprocessing, Window, ZScore
 
-__all__ = ["Card", "Morphometry", "Percentile", "Preprocessing", "Window", "ZScore", "load", "read_card"]
+__all__ = ["AnatomyNet", "Card", "Morphometry", "Percentile", "Preprocessing", "Window", "ZScore", "load", "read_card"]

@@ -13,10 +13,11 @@ from typing import Any
 from torch import nn
 
 from radiolucent.errors import BadInput
+from radiolucent.models.anatomy import AnatomyNet
 from radiolucent.models.loading.files import ASK
 from radiolucent.models.morphometry import Morphometry
 
-NETWORKS: Mapping[str, type[nn.Module]] = {"Morphometry": Morphometry}
+NETWORKS: Mapping[str, type[nn.Module]] = {"AnatomyNet": AnatomyNet, "Morphometry": Morphometry}
 """The package's own networks, which a card names as "radiolucent:NAME"."""
 
 
