@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks import INPUT, Call, Form, check_follows, check_items_apart, evaluating, relus, rewriting, tap
@@ -22,8 +21,7 @@ from radiolucent.protocols import Target
 NUMBERS = 2**26
 """In the largest tensor of one backward pass, for batch=0: 256 MiB in single precision."""
 
-_FORWARD = ("conv1d", "conv2d", "conv3d")
-_CONVOLUTIONS = (*_FORWARD, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 
 
 class _PassingReLU(torch.autograd.Function):
@@ -36,53 +34,6 @@ class _PassingReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
-
-
-class _Convolved(torch.autograd.Function):
-    """A convolution whose backward pass is a transposed convolution, by name: PyTorch batches that over signals.
-
-    Its own backward pass would be run signal by signal. Weights get no gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, call: Call, places: Mapping[str, Any]) -> Tensor:
-        ctx.weight, ctx.size, ctx.places = call.arguments["weight"], x.shape[2:], places
-        return call.run(input=x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (r,), weight, p = gradients, ctx.weight, ctx.places
-        back = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.ndim]
-        # What the stride left over at the end of each axis, and no cell of the output saw.
-        covered = (
-            (n - 1) * s - 2 * pad + d * (k - 1) + 1
-            for n, s, pad, d, k in zip(r.shape[2:], p["stride"], p["padding"], p["dilation"], weight.shape[2:], strict=True)
-        )
-        left = tuple(n - c for n, c in zip(ctx.size, covered, strict=True))
-        return back(r, weight, None, p["stride"], p["padding"], left, p["groups"], p["dilation"]), None, None
-
-
-def _convolved(call: Call) -> Tensor:
-    """A convolution of a batch by weights that are no part of the graph; any other runs as written."""
-    given, axes = call.arguments, len(call.arguments["weight"].shape) - 2
-    plain = {"stride": 1, "padding": 0, "dilation": 1}
-    places = {name: given.get(name, value) for name, value in plain.items()}
-    if isinstance(places["padding"], str) or given["weight"].requires_grad or given["input"].ndim != axes + 2:
-        return call.as_written()
-    places = {name: (v,) * axes if isinstance(v, int) else tuple(v) * (axes // len(v)) for name, v in places.items()}
-    return _Convolved.apply(given["input"], call, places | {"groups": given.get("groups", 1)})
-
-
-def _normalised(call: Call) -> Tensor | None:
-    """Batch norm in eval mode is a scale and a shift, which PyTorch batches over signals too."""
-    given = call.arguments
-    if given.get("training") or given.get("running_mean") is None:
-        return None
-    x, shape = given["input"], (1, -1, *[1] * (given["input"].ndim - 2))
-    scale = (given["running_var"] + given.get("eps", 1e-5)).rsqrt()
-    scale = scale if given.get("weight") is None else scale * given["weight"]
-    shift = -given["running_mean"] * scale if given.get("bias") is None else given["bias"] - given["running_mean"] * scale
-    return x * scale.to(x.dtype).reshape(shape) + shift.to(x.dtype).reshape(shape)
 
 
 RECTIFICATIONS: Mapping[str, Callable[[Tensor, float], Tensor] | None] = {
@@ -162,12 +113,12 @@ def projecting(model: nn.Module, layer: str, x: Tensor, targets: Target, rectifi
     sizes: list[int] = []
 
     def convolved(call: Call) -> Any:
-        output = _convolved(call) if call.name in _FORWARD else call.as_written()
+        output = call.as_written()
         sizes.append(output.numel())
         return output
 
     rule = RECTIFICATIONS[rectification]
-    rules = dict.fromkeys(_CONVOLUTIONS, convolved) | {"batch_norm": _normalised} | (relus(rule) if rule else {})
+    rules = dict.fromkeys(_CONVOLUTIONS, convolved) | (relus(rule) if rule else {})
     with evaluating(model), rewriting(rules) as rewrite, tap(model, [INPUT, layer]) as taps:
         scores = targets(model(taps.input(x)))
         taps.over()
@@ -178,7 +129,7 @@ def projecting(model: nn.Module, layer: str, x: Tensor, targets: Target, rectifi
         if not sizes:
             expected = "a network with convolutions, through which units can be projected back"
             raise BadInput(expected, f"none in {type(model).__name__}", "Choose a method on the input, or for attention.")
-        if rule and activations(model) and not rewrite.met.keys() - {*_CONVOLUTIONS, "batch_norm"}:
+        if rule and activations(model) and not rewrite.met.keys() - set(_CONVOLUTIONS):
             expected, got = f"ReLUs for rectification={rectification!r}", f"none, but {', '.join(activations(model))}"
             raise BadInput(expected, got, 'Take rectification="forward", which is the plain gradient.')
         yield Projection(scores, form, output, start, max(sizes))
