@@ -6,6 +6,7 @@ A volume is shown by the slice of its last axis that holds the highest response.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,18 +26,20 @@ COLOURS = (
 
 
 def unit_maps(scan: Volume, dominant: Array, maps: Array, units: Sequence[int], most: int = 25) -> Figure:
-    """The image, the dominant map, and the map of each of the first `most` units (n, *grid), all on one scale."""
-    shown = [(f"unit {unit}", each) for unit, each in zip(units, maps, strict=True) if unit >= 0][:most]
+    """The image, the dominant map, and the map of each of the first `most` units (n, *grid), with its scale beside the first's."""
+    shown = [(int(unit), each) for unit, each in zip(units, maps, strict=True) if unit >= 0][:most]
     columns = 5 if len(shown) > 9 else 3
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(2.1 * (columns + 4), max(2.1 * rows, 4)), layout="constrained", facecolor="white")
-    left, right = figure.subfigures(1, 2, width_ratios=[4, columns])
-    plane, scale = _plane(dominant), _scale(dominant)
+    parts: Any = figure.subfigures(1, 2, width_ratios=[4, columns])
+    left, right = parts
+    plane = _plane(dominant)
     for axis, (title, value) in zip(left.subplots(1, 2), (("image", None), ("dominant", dominant)), strict=True):
-        _draw(axis, plane(scan.data[0]), None if value is None else plane(value) / scale, title)
+        _draw(axis, plane(scan.data[0]), None if value is None else plane(value) / _scale(value), title)
     axes = right.subplots(rows, columns, squeeze=False).ravel()
-    for axis, (title, each) in zip(axes, shown, strict=False):
-        _draw(axis, plane(scan.data[0]), plane(each) / scale, title)
+    for axis, (unit, each) in zip(axes, shown, strict=False):
+        title = f"unit {unit} (x {_scale(each) / _scale(shown[0][1]):.2g})"
+        _draw(axis, plane(scan.data[0]), plane(each) / _scale(each), title)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     return figure
