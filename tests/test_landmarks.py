@@ -148,6 +148,10 @@ def test_the_table_is_the_means_and_the_test_of_its_rows() -> None:
         assert row[name] == pytest.approx(mine[name].mean())
     assert row["low"] < row["share"] < row["high"]
     assert row["p"] == pytest.approx(wilcoxon(mine["share"] - mine["area"]).pvalue)
+    other = DataFrame(rows).query("model == 'b' and landmark == 'bone'")
+    assert table.query("model == 'b' and landmark == 'bone'")["p"].item() == pytest.approx(
+        wilcoxon(other["share"] - other["area"]).pvalue
+    )
     assert row["significant"] == (mine["p"] < 0.05).mean()
     assert row["effect"] == 1
     assert (table["q"] >= table["p"]).all()
@@ -210,13 +214,14 @@ def test_dissection_is_its_equation_over_a_coarse_layer() -> None:
 
 
 def drawn(bits: int = 8) -> np.ndarray:
-    """A limb of soft tissue with two bones in it, and a letter beside it."""
+    """A limb that gets thicker downwards with two bones in it, and a letter beside it, white as the film."""
     image = np.full((96, 80), 0.02)
-    image[:, 25:55] = 0.3
-    image[5:90, 32:37] = 0.8
-    image[5:90, 44:48] = 0.8
-    image[8:14, 66:70] = 0.9
-    image += 0.01 * np.random.default_rng(0).random(image.shape)
+    thickness = np.linspace(0.25, 0.6, 96)[:, None]
+    image[:, 25:55] = thickness
+    image[5:90, 32:37] = thickness[5:90] + 0.2
+    image[5:90, 44:48] = thickness[5:90] + 0.2
+    image[6:18, 63:73] = 1
+    image -= 0.01 * np.random.default_rng(0).random(image.shape)
     return np.round(image * (2**bits - 1))[None]
 
 
