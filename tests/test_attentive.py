@@ -216,6 +216,15 @@ def test_in_a_world_of_single_pixels_every_winner_is_known() -> None:
     assert found.labels[0, 0].tolist() == [[0, 0], [2, 2]]
 
 
+def test_a_unit_that_is_not_active_in_one_image_does_not_win_there() -> None:
+    net = Pointwise([1.0, -1.0, 3.0], [-0.5, 1.0, -1.5])
+    x = torch.tensor([[0.1, 0.2], [0.7, 0.9]]).reshape(2, 1, 1, 2)  # only unit 1 is active in the first image
+    found = AttentiveResponse("act", n=3).responses(net, x, Logits(0))
+    assert relative(found.dominant[0, 0], torch.tensor([[-0.9, -0.8]])) <= 1e-5
+    assert (found.labels[0, 0] == 1).all()
+    assert (found.labels[0, 1] == 2).all()
+
+
 def test_an_explanation_keeps_the_units() -> None:
     net = Pointwise([1.0, -1.0, 3.0, 5.0], [0.0, 0.9, -1.5, -9.0])
     scan = Volume(np.array([[[0.1, 0.4], [0.6, 0.9]]], np.float32))
