@@ -31,6 +31,8 @@ def small(name: str) -> Method:
             values[field.name] = 20 if name == "kernel-shap" else 3  # all coalitions of 2 x 2 cubes, some of 2 x 2 x 2
         elif field.name in ("window", "stride", "cells", "cubes", "batch"):
             values[field.name] = {"window": 3, "stride": 2, "cells": 2, "cubes": 2, "batch": 1}[field.name]
+        elif field.name == "n":  # fewer units than the layers here have
+            values[field.name] = 3
         elif field.name in ("sigma", "tolerance", "iterations"):  # a mask that counts as converged as soon as it may
             values[field.name] = {"sigma": 1.0, "tolerance": 1e9, "iterations": 6}[field.name]
         elif field.type == "Method" and field.name == "second":
@@ -158,9 +160,10 @@ def test_a_failure_leaves_the_model_as_found(name: str, axes: int, task: str) ->
         assert said == ("the model broke" if breaks.raised else ""), "an error of the model was swallowed"
         assert state(broken) == before
         raised |= {where} if said else set()
-    # Without gradients there is no backward pass to break, and with one pass there is no second.
-    # Slice weights are read off one pass, and no other comes before or after it.
-    assert raised >= {"forward", "backward"} or raised == ({"forward"} if name == "slice-attention" else {"again"})
+    # Without gradients there is no backward pass to break, and with one pass there is no second. Slice weights are read off
+    # one pass, and no other comes before or after it. A backward pass from a layer does not meet what lies behind it.
+    alone = {"slice-attention": {"forward"}, "attentive-response": {"forward", "again"}, "clear": {"forward", "again"}}
+    assert raised >= {"forward", "backward"} or raised == alone.get(name, {"again"})
 
 
 @every_task

@@ -91,6 +91,6 @@ def test_another_hardtanh_keeps_its_own_gradient() -> None:
 
 def test_both_rules_leave_the_forward_pass_as_it_is() -> None:
     x = torch.tensor([-1.0, 2.0, 7.0])
-    for rule in (guided._GuidedReLU, guided._DeconvReLU):
+    for rule in (guided.GuidedReLU, guided.DeconvReLU):
         assert rule.apply(x, 6.0).tolist() == [0, 2, 6]
         assert rule.apply(x, float("inf")).tolist() == [0, 2, 7]

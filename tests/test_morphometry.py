@@ -66,7 +66,7 @@ def test_a_card_names_it_without_trust(tmp_path: Path) -> None:
     assert read.classes == ("left", "right")
     assert read.spread == (1.4, 2.8)
     (tmp_path / "card.json").write_text(json.dumps(card | {"network": "radiolucent:Nothing"}))
-    with pytest.raises(BadInput, match=r"a network of radiolucent: Morphometry, .*got Nothing"):
+    with pytest.raises(BadInput, match=r"a network of radiolucent: AnatomyNet, Morphometry, .*got Nothing"):
         load(tmp_path)
 
 
@@ -155,8 +155,8 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Pat
     second.run(0, 10)
     ended = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in "ab"]
     assert ended[0]["done"] == ended[1]["done"] == 6
-    for key, value in ended[0]["network"].items():
-        assert torch.equal(value, ended[1]["network"][key]), key
+    for key, value in ended[0]["learnt"].items():
+        assert torch.equal(value, ended[1]["learnt"][key]), key
 
 
 def test_fully_connected_layers_begin_as_the_sum_over_the_cells(train: Any) -> None:

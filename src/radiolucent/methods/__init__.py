@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from radiolucent.errors import BadInput
+from radiolucent.methods.attentive import CLEAR, AttentiveResponse
 from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, RespondCAM, SaliencyTubes
 from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
@@ -51,6 +52,8 @@ METHODS: dict[str, type[Any]] = {
     "expected-gradients": ExpectedGradients,
     "guided-backprop": GuidedBackprop,
     "deconvnet": DeconvNet,
+    "attentive-response": AttentiveResponse,
+    "clear": CLEAR,
     "lrp": LRP,
     "grad-cam": GradCAM,
     "grad-cam++": GradCAMPlusPlus,
@@ -208,12 +211,14 @@ def _read(kind: str, value: Any) -> Any:
 
 
 __all__ = [
+    "CLEAR",
     "L2CAF",
     "LRP",
     "METHODS",
     "RISE",
     "AblationCAM",
     "AttentionRollout",
+    "AttentiveResponse",
     "DeconvNet",
     "EigenCAM",
     "EigenGradCAM",

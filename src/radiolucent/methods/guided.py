@@ -15,7 +15,7 @@ from radiolucent.methods.gradient import Gradient
 from radiolucent.protocols import Target
 
 
-class _GuidedReLU(torch.autograd.Function):
+class GuidedReLU(torch.autograd.Function):
     """Forward min(max(0, x), ceiling); backward lets through what is positive on the way up and down."""
 
     @staticmethod
@@ -33,7 +33,7 @@ class _GuidedReLU(torch.autograd.Function):
         return passed if ctx.ceiling == float("inf") else passed * (result < ctx.ceiling), None
 
 
-class _DeconvReLU(torch.autograd.Function):
+class DeconvReLU(torch.autograd.Function):
     """Forward min(max(0, x), ceiling); backward the ReLU of the signal on its way down, whatever x was."""
 
     @staticmethod
@@ -60,7 +60,7 @@ class GuidedBackprop:
     unit = "rectified gradient"
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        return _gradient_with(_GuidedReLU.apply, model, x, targets)
+        return _gradient_with(GuidedReLU.apply, model, x, targets)
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,21 @@ class DeconvNet:
     unit = "rectified gradient"
 
     def __call__(self, model: nn.Module, x: Tensor, targets: Target) -> Tensor:
-        return _gradient_with(_DeconvReLU.apply, model, x, targets)
+        return _gradient_with(DeconvReLU.apply, model, x, targets)
 
 
 def _gradient_with(rule: Callable[[Tensor, float], Tensor], model: nn.Module, x: Tensor, targets: Target) -> Tensor:
     with rewriting(relus(rule)) as rewrite:
         relevance = Gradient()(model, x, targets)
     if not rewrite.met:
-        kinds = {type(m).__name__ for m in model.modules() if "torch.nn.modules.activation" in type(m).__module__}
         raise BadInput(
             "a network with ReLU, whose backward rule this method changes",
-            f"none ran (activations: {', '.join(sorted(kinds)) or 'none'})",
+            f"none ran (activations: {', '.join(activations(model)) or 'none'})",
             "The result would be the plain gradient: use Gradient or SmoothGrad.",
         )
     return relevance
+
+
+def activations(model: nn.Module) -> list[str]:
+    """The kinds of activation among the model's modules."""
+    return sorted({type(m).__name__ for m in model.modules() if "torch.nn.modules.activation" in type(m).__module__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from radiolucent.models.anatomy import AnatomyNet
 from radiolucent.models.card import Card, read_card
 from radiolucent.models.loading import load
 from radiolucent.models.morphometry import Morphometry
@@ -9,6 +10,7 @@ from radiolucent.models.preprocessing import Percentile, Preprocessing, Window, 
 from radiolucent.models.slices import SliceModel, VolumeModel, load_encoder
 
 __all__ = [
+    "AnatomyNet",
     "Card",
     "Morphometry",
     "Percentile",

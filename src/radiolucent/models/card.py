@@ -26,7 +26,7 @@ class Card:
         name: what the model is called.
         task: classification, regression or segmentation; decides what a target index means.
         network: "monai:NAME" for a class of monai.networks.nets, "radiolucent:NAME" for one of this package
-            (Morphometry), "module:factory" (your code, run only with trust), or "archive": `weights` is a
+            (Morphometry, AnatomyNet), "module:factory" (your code, run only with trust), or "archive": `weights` is a
             TorchScript or torch.export archive (only with trust).
         arguments: keyword arguments of the network.
         weights: file name of the weights, safetensors or a state dict.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.models.loading import load_weights
 from radiolucent.models.loading.factories import build
+from radiolucent.models.slices import SliceModel, VolumeModel, load_encoder
 from radiolucent.training.recipe import Network
 
 State = dict[str, Tensor]
@@ -29,7 +30,9 @@ def make(asked: Network, seed: int) -> nn.Module:
         raise BadInput(error.expected, error.got, "If you know that code: trust = true in [model].") from None
     if asked.weights:
         load_weights(network, asked.weights)
-    if asked.encoder_weights:
+    if asked.encoder_weights and isinstance(network, SliceModel | VolumeModel):
+        load_encoder(network, asked.encoder_weights)  # a 2D network's, in the form that this one needs
+    elif asked.encoder_weights:
         load_weights(part(network, asked.encoder), asked.encoder_weights)
     return network
 

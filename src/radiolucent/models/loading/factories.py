@@ -16,6 +16,7 @@ from radiolucent.errors import BadInput
 from radiolucent.models.loading.files import ASK
 
 NETWORKS = {
+    "AnatomyNet": "radiolucent.models.anatomy",
     "Morphometry": "radiolucent.models.morphometry",
     "SliceModel": "radiolucent.models.slices",
     "VolumeModel": "radiolucent.models.slices",
