@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from radiolucent.models import read_card
 from radiolucent.models.slicewise import Slicewise
 from radiolucent.protocols import Method
 from radiolucent.report.figures import course
-from radiolucent.targets import Region
+from radiolucent.targets import Region, Select
 
 
 class Corners(nn.Module):
@@ -452,6 +453,55 @@ def test_class_oblivious_l2caf_keeps_the_whole_output_and_is_the_same_for_all_ta
     assert rows[0]["objective"] == pytest.approx(float((torch.einsum("oxy,xy->o", g, best) - S).square().mean()), rel=1e-3)
 
 
+def test_the_class_oblivious_mask_is_found_once_however_targets_share_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = corners(2)
+    descents = []
+
+    def counted(*given: Any) -> Descended:
+        descents.append(given)
+        return descend(*given)
+
+    monkeypatch.setattr("radiolucent.methods.l2caf.descend", counted)
+    method = L2CAF("features", "class-oblivious", iterations=5, batch=1)
+    with pytest.warns(InputWarning, match="L2-CAF"):
+        masks = method(net, x, Outputs(1, 0))
+    assert len(descents) == 1
+    assert torch.equal(masks[0], masks[1])
+
+
+def test_class_specific_l2caf_counts_the_other_classes_of_a_selected_output() -> None:
+    net, x = corners(2)
+
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"volumes": self.inner(x)}
+
+    method = L2CAF("features", step=0.03, iterations=30, tolerance=1e-7)
+    with warnings.catch_warnings(action="ignore", category=InputWarning):  # 30 iterations are not enough to converge
+        bare = method(net, x, Outputs(0))
+        inside = replace(method, layer="inner.features")(Wrapped(), x, Select("volumes", Outputs(0)))
+        alone = method(net, x, Outputs(1))
+    assert relative(inside, bare) <= 1e-6
+    assert relative(alone, bare) > 0.1
+
+
+def test_an_axis_of_one_cell_does_not_count() -> None:
+    M = torch.rand(1, 1, 1, 4, 5)
+    zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+    flat = SmoCAM().parts(M, zero, zero, one)
+    torch.testing.assert_close(SmoCAM().parts(M[..., None], zero, zero, one), flat)
+    assert SmoCAM().parts(torch.ones(1, 1, 1, 1, 1), zero, zero, one).flatten().tolist() == [0, 0, 0]
+
+
+def test_a_step_of_nothing_is_refused() -> None:
+    with pytest.raises(BadInput, match="step as a number >= 1e-09; got 0"):
+        SmoCAM(step=0)
+
+
 @pytest.mark.parametrize("axes", [2, 3])
 def test_meaningful_perturbation_takes_away_the_corner_that_the_output_is_the_mean_of(axes: int) -> None:
     net, x = corners(axes)
@@ -679,12 +729,12 @@ def test_the_course_of_an_optimisation_is_drawn_as_it_was() -> None:
     assert [str(line.get_label()) for line in axis.lines] == ["objective"]
 
 
-def test_an_axis_of_one_cell_is_smooth() -> None:
+def test_an_axis_of_one_cell_has_no_neighbours() -> None:
     M = torch.tensor([0.1, 0.5, 0.2, 0.0]).reshape(1, 1, 1, 4, 1)
     method = SmoCAM(norm=2.0, smooth=3.0)
     distance, norm, smooth = method.parts(M, torch.tensor([[5.0]]), torch.tensor([[3.0]]), torch.tensor([[4.0]]))
     assert (float(distance), float(norm)) == pytest.approx((0.5, 2 * (1 - 0.3**0.5)))
-    assert float(smooth) == pytest.approx(3 * (0.4 + 0.3 + 0.2) / 3 / 2)
+    assert float(smooth) == pytest.approx(3 * (0.4 + 0.3 + 0.2) / 3)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,6 @@ from radiolucent.errors import BadInput, warn
 POINTS = 200
 """At most, in the curves that are reported."""
 
-Project = Callable[[Tensor], Tensor]
-
 Parts = Callable[[Tensor, Tensor, int], Tensor]
 """parts(M, which, i): the weighted parts (parts, k, b) of the objective of the masks M (k, b, 1, *cells) in iteration i;
 `which` (k,) says of which targets they are. No mask's part depends on another mask."""

@@ -66,17 +66,22 @@ class L2CAF:
     def find(self, part: Behind, which: range) -> Descended:
         """The masks of some of the targets; the class-oblivious one is the same for all, and found once."""
         oblivious = self.variant == "class-oblivious"
+        if self in part.shared:
+            return part.shared[self].repeated(len(which))
         start = part.uniform(range(1) if oblivious else which, 1.0)
         start = start / start[0, 0].max()  # f of ones: Adam's steps are in its units
 
         def loss(f: Tensor, here: Tensor, i: int) -> Tensor:
             output = part.masked(f / _norm(f))
-            return (
-                oblivious_loss(output, part.output, f) if oblivious else specific_loss(output, part.own(output, here + which.start))
-            )
+            if oblivious:
+                return oblivious_loss(output, part.output, f)
+            return specific_loss(part.chosen(output), part.own(output, here + which.start))
 
         found = descend(start, lambda f, here, i: loss(f, here, i)[None], Steps("adam", self.step), self._until)
-        return found.repeated(len(which)) if oblivious else found
+        if not oblivious:
+            return found
+        part.shared[self] = found
+        return found.repeated(len(which))
 
     @property
     def _until(self) -> Until:

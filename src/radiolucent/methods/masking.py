@@ -26,6 +26,7 @@ from radiolucent.methods.gradient import layer_of, plain
 from radiolucent.methods.perturbation import NUMBERS, Copies, in_chunks
 from radiolucent.protocols import Detailed, Target
 from radiolucent.targets import Contrast, Logits, Outputs, Select
+from radiolucent.targets.parts import part_of
 
 Told = tuple[Tensor, Sequence[Mapping[str, Any]]]
 """A map (t, b, 1, *cells), and for each target what there is to say besides."""
@@ -34,13 +35,15 @@ Told = tuple[Tensor, Sequence[Mapping[str, Any]]]
 class Behind:
     """The part of a model behind one layer, whose features are multiplied by masks.
 
-    scores: the unmasked scores (t, b). output: the unmasked output. alone: no two copies may share a pass.
+    scores: the unmasked scores (t, b). output: the unmasked output. alone: no two copies may share a pass. shared: what a
+    method has found that holds for all targets.
     """
 
     def __init__(self, replay: Replay, form: Form, targets: Target, alone: bool = False) -> None:
         self.A = self._copies = replay.value.detach()
         self.cells, self.output = form.cells, replay.output
         self._replay, self._form, self._targets, self._alone = replay, form, targets, alone
+        self.shared: dict[Any, Descended] = {}
         self.scores = wide(targets(replay.output).detach())
         check_scores(self.scores, len(self.A))
 
@@ -53,6 +56,10 @@ class Behind:
         if len(self._copies) != len(M) * len(self.A):  # once for many masks in a row
             self._copies = self.A.repeat(len(M), *[1] * (self.A.ndim - 1))
         return self._replay(self._form.weighted(self._copies, M.flatten(0, 1)))
+
+    def chosen(self, output: Any) -> Any:
+        """The part of an output that the targets are of."""
+        return part_of(output, self._targets.key) if isinstance(self._targets, Select) else output
 
     def own(self, output: Any, which: Tensor) -> Tensor:
         """Of an output for k copies of the batch, each copy's score for its own target (k, b)."""

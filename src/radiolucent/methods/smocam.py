@@ -19,6 +19,8 @@ from radiolucent.protocols import Target
 from radiolucent.targets import Logits, Outputs, Select
 
 OPTIMISERS = ("paper", "adam")
+TINY = 1e-9
+"""No step at all would leave the mask as it begins, and call that converged."""
 ADAM = 100.0
 """Times tau times the mask's start: Adam's steps have the size of tau, whatever the gradient's."""
 
@@ -31,9 +33,9 @@ class SmoCAM:
         F(M) = |S(A * M) - S(A)| / sigma + norm |1 - ||M||_2| + smooth R_s(M),   R_s(M) = 1/n sum_a mean |grad_a M|
 
     A = the features at `layer` (a dotted name; "auto": the last with a grid), M = one number per cell, the same for all
-    channels, n = 3 axes (2 in an image), grad_a = the differences between neighbours along axis a. `sigma` is the standard
-    deviation of the output over the training data; 0 takes it from the model card (`spread`). `norm` and `smooth` are
-    the paper's lambda and gamma, `step` its tau, `percentile` its threshold (0: none).
+    channels, n = 3 axes (2 in an image; those of one cell do not count), grad_a = the differences between neighbours along
+    axis a. `sigma` is the standard deviation of the output over the training data; 0 takes it from the model card
+    (`spread`). `norm` and `smooth` are the paper's lambda and gamma, `step` its tau, `percentile` its threshold (0: none).
 
     Where the paper can be read in several ways: (1) |grad_a M|_1 is the mean over the neighbours, since with its
     gamma of 30 the sum leaves no mask but a constant one, and its descent does not converge (differences="sum" is that
@@ -66,7 +68,7 @@ class SmoCAM:
     unit = "mask"
 
     def __post_init__(self) -> None:
-        at_least(self, sigma=0, norm=0, smooth=0, step=0, iterations=1, tolerance=0, window=1, percentile=0, batch=0)
+        at_least(self, sigma=0, norm=0, smooth=0, step=TINY, iterations=1, tolerance=0, window=1, percentile=0, batch=0)
         among(self, differences=("mean", "sum"), optimiser=OPTIMISERS)
         if self.percentile >= 100:
             raise BadInput("percentile below 100", f"{self.percentile}", "95 is the default.")
@@ -94,10 +96,10 @@ class SmoCAM:
         """The three terms of F, weighted: (3, k, b) for masks (k, b, 1, *cells), scores (k, b) and sigma (k, 1)."""
         distance = (masked - unmasked).abs() / sigma
         norm = (1 - M.flatten(2).norm(dim=2)).abs()
-        axes = range(3, M.ndim)
-        along = [M.diff(dim=axis).abs().flatten(2) for axis in axes if M.shape[axis] > 1]
-        each = torch.stack([a.sum(2) if self.differences == "sum" else a.mean(2) for a in along])
-        return torch.stack([distance, self.norm * norm, self.smooth * each.sum(0) / len(axes)])
+        along = [M.diff(dim=axis).abs().flatten(2) for axis in range(3, M.ndim) if M.shape[axis] > 1]
+        each = [a.sum(2) if self.differences == "sum" else a.mean(2) for a in along]
+        smooth = torch.stack(each).mean(0) if each else torch.zeros_like(norm)
+        return torch.stack([distance, self.norm * norm, self.smooth * smooth])
 
     def thresholded(self, M: Tensor) -> Tensor:
         """The masks with 0 in the cells below the percentile, of each by itself."""
