@@ -250,6 +250,7 @@ def test_one_window_over_the_whole_image_changes_nothing(axes: int, name: str) -
 
 
 WHOLE = ("eigen-cam", "score-cam", "ablation-cam", "attention-rollout", "gradient-rollout", "smo-cam", "l2-caf")
+WHOLE += ("attentive-response", "clear")
 """What has to see one layer of the whole image, and says so."""
 
 SLICES = ("slice-attention", "slice-cam")

@@ -43,8 +43,8 @@ def measured(labels: Tensor) -> Tensor:
 class Crops:
     name = "Hippocampal volumes from T1 crops"
     outputs = ["anterior hippocampus", "posterior hippocampus", "hippocampus"]  # noqa: RUF012
-    located = 40
-    epochs = 46
+    located = 35
+    epochs = 65
     learning_rate = 2e-3
     arguments: dict[str, Any] = {  # noqa: RUF012
         "outputs": 3,
