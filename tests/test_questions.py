@@ -167,7 +167,11 @@ def test_scans_of_one_head_count_once(example: Any, patients: int, counts: str) 
     assert {row["n"] for row in overall} == {patients}
     agreed = [{"output": output, "ICC(2,1)": 0.5, "variation": 0.2} for output in PAIR]
     text = findings.tables({"overall": overall, "by_output": by_output, "agreement": agreed}, table, 1.0)
-    assert f"| gradient | 0.83 | {counts} |" in text
+    compared, outputs, sides = text.split("\n\n")  # no mask, no variability of two outputs, no asymmetry of six scans
+    assert compared.startswith("| method | share | density | mirror | index | unlabelled | pointing | pointing@1 mm | deletion |")
+    assert "| gradient | 0.917 (0.917 to 0.917) | 18.333 (18.333 to 18.333) | 0.083 (0.083 to 0.083) |" in compared
+    assert "| box (right) | 0.50 | 0.20 | 16.67 |" in outputs
+    assert f"| gradient | 0.83 | {counts} |" in sides
     assert text.endswith({6: "| 0.031 | 1 | 6 |", 3: "|  |  | 3 |"}[patients])  # least q, least q of equality, heads
 
 
@@ -231,3 +235,17 @@ def test_both_sides_of_a_structure_count_once_in_variability(example: Any) -> No
     assert row["q"] == row["p"]
     text = example("findings")._variability(table["variability"])
     assert text.endswith(f"| {row['p']:.2g} | {row['q']:.2g} | 6 |")
+
+
+def test_the_pictures_are_the_packages_own_and_those_that_would_be_empty_are_left_out(example: Any, tmp_path: Path) -> None:
+    _, table = asked(example, Sums())
+    for name in example("findings").TABLES:
+        table[name].to_csv(tmp_path / f"{name}.csv", index=False)
+    part = example("figures")
+    found = part.tables_in(tmp_path)
+    assert set(found["density"]["hemisphere"]) == {"L", "R", ""}, "empty text is no missing number"
+    drawn = part.of_package(found, ["gradient"])
+    assert list(drawn) == ["structures-1", "mirror-1", "asymmetry"], "two outputs are too few for variability"
+    found["mirror"]["opposite"] = ""
+    assert "mirror-1" not in part.of_package(found, ["gradient"])
+    assert list(part.of_package(found | {"asymmetry": found["asymmetry"][:0]}, [])) == []

@@ -58,6 +58,12 @@ def masks(model: Any, card: Any, task: Scans, held: Held, outputs: Sequence[str]
     return figure
 
 
+def tables_in(folder: Path) -> dict[str, DataFrame]:
+    """What questions.py wrote."""
+    texts, nothing = dict.fromkeys(EMPTY, "str"), dict.fromkeys(EMPTY, "")
+    return {name: read_csv(folder / f"{name}.csv", dtype=texts).fillna(nothing) for name in TABLES}
+
+
 def of_package(table: Mapping[str, DataFrame], methods: Sequence[str]) -> dict[str, Figure]:
     """The package's own pictures of the tables of questions.py (the paper's figures 4 and 6); without those that say nothing."""
     drawn = {}
@@ -116,8 +122,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=0, help="of them at most; 0: the task's own")
     given = parser.parse_args()
     folder = given.answers or HERE / "answers" / given.task
-    answers = json.loads((folder / "answers.json").read_bytes())
-    table = {name: read_csv(folder / f"{name}.csv").fillna(dict.fromkeys(EMPTY, "")) for name in TABLES}
+    answers, table = json.loads((folder / "answers.json").read_bytes()), tables_in(folder)
     model, card = rl.load(str(given.model or HERE / "weights" / given.task))
     task, shown = HELD_OUT[given.task](given.data), SHOWN[given.task]
     settings = {"method": "smo-cam", "layer": given.layer, "iterations": given.iterations or task.smocam[given.layer]}

@@ -96,7 +96,7 @@ def _variability(table: DataFrame) -> str:
 def _asymmetry(table: DataFrame) -> str:
     lines = [
         [row["pair"], _interval(row, "slope", 2), *(f"{row[c]:.2f}" for c in ("r", "icc", "r_total")), str(row["n"])]
-        for row in table.to_dict("records")
+        for row in table.dropna(subset=["slope"]).to_dict("records")
     ]
     return _markdown([["right - left", "slope", "r", "ICC(2,1)", "r of right + left", "scans"], *lines]) if lines else ""
 
@@ -135,6 +135,8 @@ def _compared(overall: Mapping[tuple[str, str], Row], methods: Sequence[str], co
         return f"{row['mean']:.3g}" if column in PLAIN else _interval(row, "mean", 3)
 
     columns = [c for c in columns if any(cell(m, c) for m in methods)]
+    if not columns:
+        return ""
     head = [f"pointing@{tolerance_mm:g} mm" if c == "pointing@" else c for c in columns]
     return _markdown([["method", *head], *([m, *(cell(m, c) for c in columns)] for m in methods)])
 
