@@ -37,7 +37,7 @@ class Asking:
         self.deletion = Deletion()
 
     def __call__(self, held: Held) -> tuple[list[Row], list[Row]]:
-        """Rows (case, method, output, metric, value), and the rows of `by_region` for each method."""
+        """Rows (case, patient, method, output, metric, value), and the rows of `by_region` for each method."""
         prediction = rl.predict(self.model, held.image)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rl.InputWarning)  # masks that have not converged are counted in the rows
@@ -57,36 +57,13 @@ class Asking:
             if explanation is None:
                 continue
             fine = replace(explanation, relevance=tuple(finer(r, held.anatomy.labels) for r in explanation.relevance))
-            here = [row | {"method": name, "case": held.name} for row in rl.by_region(fine, regions)]
-            attention += here
-            rows += [*self._shares(name, here), *self._pointing(name, held, fine), *self._said(name, explanation)]
+            about = {"method": name, "layer": "", "case": held.name}  # the name has the layer in it
+            attention += [row | about for row in rl.by_region(fine, regions)]
+            rows += [*self._pointing(name, held, fine), *self._said(name, explanation)]
             maps += [np.abs(r.data).sum(0) for r in explanation.relevance]
             whose += [(name, output) for output in there]
         rows += self._deleted(held, prediction.x, np.stack(maps), whose) + self._controls(held, prediction.x)
-        return [row | {"case": held.name} for row in rows], attention
-
-    def _shares(self, name: str, attention: Sequence[Row]) -> list[Row]:
-        """A structure's volume is counted as its share of what is labelled: of the crop, of the head."""
-        rows = []
-        for output, own in self.task.own.items():
-            of = {row["label"]: row for row in attention if row["target"] == output}
-            if not of:
-                continue
-            labelled = sum(row["voxels"] for label, row in of.items() if label)
-
-            def share(labels: Sequence[int], of: Mapping[int, Row] = of, labelled: int = labelled) -> tuple[float, float]:
-                there = [of[label] for label in labels if label in of]
-                mass, voxels = (sum(row[key] for row in there) for key in ("mass_fraction", "voxels"))
-                return mass, mass / (voxels / labelled) if voxels else np.nan
-
-            mass, density = share(own)
-            found = {"share": mass, "density": density, "unlabelled": share([0])[0]}
-            if output in self.task.mirror:
-                mirror, other = share(self.task.mirror[output])
-                side = (density - other) / (density + other) if density + other else np.nan
-                found |= {"mirror": mirror, "mirror density": other, "own side": side}
-            rows += [_row(name, output, metric, value) for metric, value in found.items()]
-        return rows
+        return [row | {"case": held.name, "patient": held.patient} for row in rows], attention
 
     def _pointing(self, name: str, held: Held, fine: Explanation) -> list[Row]:
         rows = []

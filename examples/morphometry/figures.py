@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from findings import TABLES
 from held_out import HELD_OUT, Held, Scans
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,11 +22,13 @@ from pandas import DataFrame, read_csv
 
 import radiolucent as rl
 from radiolucent.methods import SmoCAM, from_dict
-from radiolucent.report import figures
+from radiolucent.report import anatomy_figures, figures
 from radiolucent.report.picture import background, picture
 
 HERE = Path(__file__).parent
-OWN, MIRROR, OTHER = "#d55e00", "#009e73", "#a0a0a0"
+OWN, OTHER = "#d55e00", "#a0a0a0"
+EMPTY = ("layer", "hemisphere", "opposite", "unit")
+"""Columns of text in which an empty cell is a text without letters."""
 SHOWN = {
     "hippocampus": ["anterior hippocampus", "posterior hippocampus", "hippocampus"],
     "brains": ["Lateral Ventricle (right)", "Putamen (right)", "Hippocampus (left)", "Hippocampus (right)"],
@@ -55,44 +58,27 @@ def masks(model: Any, card: Any, task: Scans, held: Held, outputs: Sequence[str]
     return figure
 
 
-def attention(regions: DataFrame, task: Scans, methods: Sequence[str], outputs: Sequence[str], most: int = 12) -> Figure:
-    """Density of the attention in each structure (the paper's figure 4): a panel per method and output."""
-    named = regions[~regions["region"].str.startswith("tissue")]
-    height = 0.5 + 0.19 * min(most, named["region"].nunique())
-    figure = Figure(figsize=(3.3 * len(outputs) + 0.6, len(methods) * height + 0.5), layout="constrained", facecolor="white")
-    panels = figure.subplots(len(methods), len(outputs), squeeze=False)
-    for method, row in zip(methods, panels, strict=True):
-        for output, axis in zip(outputs, row, strict=True):
-            part = named[(named["method"] == method) & (named["target"] == output)].sort_values("density", ascending=False)
-            place = part.reset_index(drop=True)
-            own, mirror = task.own[output], task.mirror.get(output, [])
-            kept = place[(place.index < most - 2) | place["label"].isin([*own, *mirror])]
-            colours = [OWN if v in own else MIRROR if v in mirror else OTHER for v in kept["label"]]
-            names = [f"{i + 1}  {name}" for i, name in zip(kept.index, kept["region"], strict=True)]
-            axis.barh(range(len(kept)), kept["density"], color=colours)
-            axis.set_yticks(range(len(kept)), names, fontsize=7)
-            axis.invert_yaxis()
-            axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
-            axis.set_title(f"{output}\n{method}", fontsize=8)
-            _plain(axis)
-    figure.supxlabel(
-        "|attention| per volume, 1 (dotted): as if spread evenly; orange: what is measured, green: its mirror", fontsize=8
-    )
-    return figure
+def tables_in(folder: Path) -> dict[str, DataFrame]:
+    """What questions.py wrote."""
+    texts, nothing = dict.fromkeys(EMPTY, "str"), dict.fromkeys(EMPTY, "")
+    return {name: read_csv(folder / f"{name}.csv", dtype=texts).fillna(nothing) for name in TABLES}
 
 
-def sides(rows: Sequence[dict[str, Any]], pairs: Sequence[str]) -> Figure:
-    """Asymmetry predicted against true (the paper's figure 6), right minus left over their mean."""
-    found = {row["pair"]: row for row in rows}
-    figure = Figure(figsize=(3.0 * len(pairs), 3.2), layout="constrained", facecolor="white")
-    for axis, pair in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        row = found[pair]
-        _against(axis, np.array(row["true"]), np.array(row["predicted"]))
-        title = f"{pair}: slope {row['slope']:.2f}\nleft with right: r = {row['r_true']:.2f} true, {row['r_said']:.2f} predicted"
-        axis.set_title(title, fontsize=8)
-        axis.set_xlabel("true right - left, / mean", fontsize=8)
-    figure.axes[0].set_ylabel("predicted", fontsize=8)
-    return figure
+def of_package(table: Mapping[str, DataFrame], methods: Sequence[str]) -> dict[str, Figure]:
+    """The package's own pictures of the tables of questions.py (the paper's figures 4 and 6); without those that say nothing."""
+    drawn = {}
+    for i, method in enumerate(methods, 1):
+        density, mirror, points, rho = (
+            rows[rows["method"] == method] for rows in (table[n] for n in ("density", "mirror", "variation", "variability"))
+        )
+        drawn[f"structures-{i}"] = anatomy_figures.density_map(density[~density["region"].str.startswith("tissue")])
+        if (mirror["opposite"] != "").any():
+            drawn[f"mirror-{i}"] = anatomy_figures.mirror_shares(mirror, 0.05)
+        if rho["rho"].notna().any():
+            drawn[f"variability-{i}"] = anatomy_figures.variability_scatter(points, rho)
+    if len(table["asymmetry"]):
+        drawn["asymmetry"] = anatomy_figures.asymmetry_panels(table["asymmetries"], table["asymmetry"])
+    return drawn
 
 
 def methods_compared(overall: Sequence[dict[str, Any]]) -> Figure:
@@ -101,7 +87,10 @@ def methods_compared(overall: Sequence[dict[str, Any]]) -> Figure:
     methods = [m for m in dict.fromkeys(row["method"] for row in overall) if (m, "deletion") in found]
     figure = Figure(figsize=(9.2, 0.24 * len(methods) + 0.9), layout="constrained", facecolor="white")
     panels = figure.subplots(1, 2, sharey=True)
-    about = (("density", "|attention| on the own structure per volume"), ("deletion", "output's mean change, sigma"))
+    about = (
+        ("density", "density of |R| on the own structure, 1: spread evenly"),
+        ("deletion", "output's mean change, sigma"),
+    )
     for axis, (metric, text) in zip(panels, about, strict=True):
         for place, method in enumerate(methods):
             if (row := found.get((method, metric))) is not None:
@@ -115,16 +104,6 @@ def methods_compared(overall: Sequence[dict[str, Any]]) -> Figure:
     panels[0].set_yticks(range(len(methods)), methods, fontsize=8)
     panels[0].invert_yaxis()
     return figure
-
-
-def _against(axis: Axes, true: np.ndarray, said: np.ndarray) -> None:
-    both = np.concatenate([true, said])
-    ends = [both.min(), both.max()]
-    axis.plot(ends, ends, color="black", linewidth=0.8, linestyle=":")
-    axis.plot(true, said, "o", color=OWN, markersize=3.5, alpha=0.7, markeredgewidth=0)
-    axis.set_aspect("equal")
-    axis.grid(linewidth=0.4, alpha=0.6)
-    _plain(axis)
 
 
 def _plain(axis: Axes) -> None:
@@ -143,17 +122,15 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=0, help="of them at most; 0: the task's own")
     given = parser.parse_args()
     folder = given.answers or HERE / "answers" / given.task
-    answers, regions = json.loads((folder / "answers.json").read_bytes()), read_csv(folder / "regions.csv")
+    answers, table = json.loads((folder / "answers.json").read_bytes()), tables_in(folder)
     model, card = rl.load(str(given.model or HERE / "weights" / given.task))
     task, shown = HELD_OUT[given.task](given.data), SHOWN[given.task]
     settings = {"method": "smo-cam", "layer": given.layer, "iterations": given.iterations or task.smocam[given.layer]}
     drawn = {
         "masks": masks(model, card, task, next(iter(task(1))), shown, from_dict(settings)),
-        "structures": attention(regions, task, [f"smo-cam at {given.layer}", "gradient"], shown),
         "methods": methods_compared(answers["overall"]),
+        **of_package(table, [f"smo-cam at {given.layer}", "gradient"]),
     }
-    if task.pairs:
-        drawn["asymmetry"] = sides(answers["asymmetry"], ["Lateral Ventricle", "Hippocampus", "Putamen"])
     for name, figure in drawn.items():
         (given.out / f"smocam-{given.task}-{name}.png").write_bytes(figures.png(figure, 72))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -19,9 +19,13 @@ from radiolucent.io.tables import Name
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """A scan on the model's grid; its anatomy on that grid or a finer one, 0 where there is nothing; the true measurements."""
+    """A scan on the model's grid; its anatomy on that grid or a finer one, 0 where there is nothing; the true measurements.
+
+    Scans of one `patient` are not independent of each other.
+    """
 
     name: str
+    patient: str
     image: Volume
     anatomy: Parcellation
     truth: list[float]
@@ -30,13 +34,14 @@ class Held:
 class Scans(Protocol):
     """Held-out scans, and which labels each output measures: its `own`, and those of its `mirror` on the other side.
 
+    `structures` are the regions of outputs that are not called like theirs, as in `radiolucent.analysis.Settings`.
     What fits into eight minutes on two quiet cores: so many `scans`, `samples` of SmoothGrad, iterations of SMOCAM at each
     layer, the last of which is the one that pictures show.
     """
 
     own: dict[str, list[int]]
     mirror: dict[str, list[int]]
-    pairs: list[tuple[str, str]]
+    structures: Sequence[tuple[str, str]]
     tolerance_mm: float
     scans: int
     smocam: dict[str, int]
@@ -54,7 +59,7 @@ class CropScans:
 
     own: ClassVar = dict(zip(crops.Crops.outputs, ([1], [2], [1, 2]), strict=True))
     mirror: ClassVar[dict[str, list[int]]] = {}
-    pairs: ClassVar[list[tuple[str, str]]] = []
+    structures = tuple((crops.Crops.outputs[2], part) for part in crops.Crops.outputs[:2])
     tolerance_mm = 4.0
     scans = 8
     smocam: ClassVar = {"blocks.1": 300, "blocks.2": 2000}
@@ -71,7 +76,8 @@ class CropScans:
             labels = labels.like(np.where(labels.data == 0, 3, labels.data)).on(image.grid, nearest=True)
             truth = crops.measured(torch.from_numpy(labels.data)).sum((1, 2, 3)).tolist()
             assert scan.grid.voxel_mm3 == 1
-            yield Held(name.removesuffix(".nii.gz"), image, Parcellation(labels, names), truth)
+            patient = name.removesuffix(".nii.gz")
+            yield Held(patient, patient, image, Parcellation(labels, names), truth)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,6 +86,7 @@ class CropScans:
 class BrainScans:
     """Phantoms of the four heads that are held out, in turn; anatomy of 2 mm, scans of 4 mm."""
 
+    structures = ()
     tolerance_mm = 8.0
     scans = 6
     smocam: ClassVar = {"blocks.2": 2000}
@@ -90,8 +97,7 @@ class BrainScans:
         self.heads = [brains.anatomy(file) for file in self.files]
         first = self.heads[0]
         outputs = brains.measurements(first)
-        self.pairs = [pair for pair in first.left_right() if pair[0] in outputs]
-        other = {a: b for pair in self.pairs for a, b in (pair, pair[::-1])}
+        other = {a: b for pair in first.left_right() for a, b in (pair, pair[::-1])}
         self.own = {name: first.find(name) for name in outputs}
         self.mirror = {name: first.find(other[name]) for name in outputs if name in other}
 
@@ -99,8 +105,8 @@ class BrainScans:
         for number in range(count):
             which = number % len(self.heads)
             drawn = brains.PHANTOM(self.heads[which], brains.SEED["test"] + number)
-            name = f"{self.files[which].name.removesuffix('.nii.gz')}-{number}"
-            yield Held(name, brains.PREPROCESSING(drawn.scan), drawn.anatomy, [drawn.volumes[output] for output in self.own])
+            head, truth = self.files[which].name.removesuffix(".nii.gz"), [drawn.volumes[output] for output in self.own]
+            yield Held(f"{head}-{number}", head, brains.PREPROCESSING(drawn.scan), drawn.anatomy, truth)
 
     def __len__(self) -> int:
         return brains.TEST * len(self.files)

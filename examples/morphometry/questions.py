@@ -5,15 +5,16 @@
 
 Each takes about eight minutes on two quiet cores; the models are those of weights/, the answers go to answers/ beside
 this file. All outputs are explained in one call. Scans are the first of the test set, on the model's own grid. Shares are
-of |R|: evidence against counts as evidence for. Writes answers.json (everything), table.csv (means over scans with 95 %
-bootstrap intervals, over all outputs and for each), regions.csv (attention per structure) and table.md, which it prints.
+of |R|: evidence against counts as evidence for. Writes answers.json, table.csv (means over patients with 95 % bootstrap
+intervals, over all outputs and for each), the tables of radiolucent.analysis about structures (density.csv and so on, what
+their columns mean is in that package), and table.md, which it prints.
 
-    share, mirror        share of |R| in the output's own structure, and in the same structure of the other side
-    density              that share over the structure's share of what is labelled (crop, head): 1 is chance
-    own side             (own - mirror) / (own + mirror), of the densities
+    share, mirror        share of the |R| on labels in the output's own structure, and in the same one of the other side
+    density              that share over the structure's share of the labelled volume: 1 is chance
+    index                (share - mirror) / (share + mirror)
     pointing, pointing@  1 if the peak of |R| lies in the structure; or so near to it
     deletion             how far the output moves, see deletion.py; the controls know nothing of the network
-    unlabelled           share of |R| where there is nothing: in the padding of a crop, in the air around a head
+    unlabelled           share of all |R| where there is nothing: in the padding of a crop, in the air around a head
     seconds              for one output, all of them asked at once; methods that share a pass have equal parts of it
     at start, distance   |S(masked) - S| / sigma of SMOCAM's uniform first mask, and of its last
 """
@@ -27,10 +28,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from asking import Asking
-from findings import agreement, asymmetry, by_structure, means_of, relations, sidedness, tables
+from findings import TABLES, agreement, means_of, shares, structures, tables
 from held_out import HELD_OUT, Scans
 from pandas import DataFrame
 
@@ -56,42 +56,44 @@ def compared(smocam: dict[str, int], samples: int) -> dict[str, Method]:
     return named | {f"smo-cam (adam) at {last}": adam, f"smo-cam (adam, norm {CHEAP}) at {last}": replace(adam, norm=CHEAP)}
 
 
-def measured(model: Any, task: Scans) -> tuple[np.ndarray, np.ndarray]:
-    """The truth and the prediction of all test scans (scans, outputs)."""
-    held = list(task(len(task)))
+def measured(model: Any, task: Scans) -> DataFrame:
+    """The truth and the prediction of all test scans: case, patient, target, true, score."""
+    rows = []
     with torch.inference_mode():
-        said = torch.cat([model(torch.from_numpy(h.image.data)[None]) for h in held])
-    return np.array([h.truth for h in held]), said.double().numpy()
+        for held in task(len(task)):
+            said = model(torch.from_numpy(held.image.data)[None])[0].tolist()
+            rows += [(held.name, held.patient, *of) for of in zip(task.own, held.truth, said, strict=True)]
+    return DataFrame(rows, columns=["case", "patient", "target", "true", "score"])
 
 
-def answers(task: Scans, model: Any, card: Any, scans: int, methods: dict[str, Method]) -> tuple[dict[str, Any], DataFrame]:
+def answers(
+    task: Scans, model: Any, card: Any, scans: int, methods: dict[str, Method]
+) -> tuple[dict[str, Any], dict[str, DataFrame]]:
     start = time.perf_counter()
-    truth, said = measured(model, task)
+    said = measured(model, task)
     asking, rows, attention = Asking(model, card, task, methods), [], []
     for held in task(scans):
         row, where = asking(held)
         rows, attention = rows + row, attention + where
         print(f"{held.name}: {time.perf_counter() - start:.0f} s", flush=True)
-    overall, by_output = means_of(rows)
-    outputs, frame = list(task.own), DataFrame(attention)
-    agrees = agreement(outputs, truth, said)
-    variation = {o: float(s / m) for o, s, m in zip(outputs, model.spread, model.mean, strict=True)}
+    about = {"mean": model.mean.tolist(), "spread": model.spread.tolist(), "source": "the training data", "unit": "mm3"}
+    outputs = DataFrame({"target": list(task.own)} | about)
+    table = structures(DataFrame(attention), said, outputs, task.structures)
+    overall, by_output = means_of([*rows, *shares(table["own"], dict(zip(said["case"], said["patient"], strict=True)))])
+    variation = dict(zip(outputs["target"], outputs["spread"] / outputs["mean"], strict=True))
     found = {
         "scans": scans,
-        "test_scans": len(truth),
+        "test_scans": len(task),
         "methods": {name: repr(method) for name, method in methods.items()},
         "deletion": repr(asking.deletion),
         "tolerance_mm": task.tolerance_mm,
-        "agreement": [row | {"variation": variation[row["output"]]} for row in agrees],
+        "agreement": [row | {"variation": variation[row["output"]]} for row in agreement(said)],
         "overall": overall,
         "by_output": by_output,
-        "relations": relations(by_output, variation, {row["output"]: row["ICC(2,1)"] for row in agrees}),
-        "sides": sidedness(frame, task.pairs) if task.pairs else [],
-        "asymmetry": asymmetry(outputs, task.pairs, truth, said),
         "seconds": round(time.perf_counter() - start),
         "threads": torch.get_num_threads(),
     }
-    return found, by_structure(frame)
+    return found, table
 
 
 def main() -> None:
@@ -108,12 +110,13 @@ def main() -> None:
     model, card = rl.load(str(given.model or HERE / "weights" / given.task))
     task = HELD_OUT[given.task](given.data)
     smocam = {layer: given.iterations or n for layer, n in task.smocam.items()}
-    found, regions = answers(task, model, card, given.scans or task.scans, compared(smocam, given.samples or task.samples))
+    found, table = answers(task, model, card, given.scans or task.scans, compared(smocam, given.samples or task.samples))
     out.mkdir(parents=True, exist_ok=True)
-    text = tables(found, task.tolerance_mm)
+    text = tables(found, table, task.tolerance_mm)
     put(out / "answers.json", json.dumps(found, indent=1).encode() + b"\n")
     put(out / "table.csv", DataFrame([*found["overall"], *found["by_output"]]).to_csv(index=False).encode())
-    put(out / "regions.csv", regions.to_csv(index=False).encode())
+    for name in TABLES:
+        put(out / f"{name}.csv", table[name].to_csv(index=False).encode())
     put(out / "table.md", text.encode() + b"\n")
     print(text)
 
