@@ -12,6 +12,8 @@ from simulated import rows_of
 from radiolucent import analysis, sided
 from radiolucent.analysis import Settings, analyse, checked
 from radiolucent.errors import BadInput
+from radiolucent.report.anatomy_figures import asymmetry_panels
+from radiolucent.report.figures import png
 from radiolucent.statistics import intraclass_correlation
 
 REGIONS = ("background", "Hippocampus (left)", "Hippocampus (right)", "Ventricle (left)", "Ventricle (right)", "Stem")
@@ -302,6 +304,20 @@ def test_several_cases_of_a_patient_are_one() -> None:
     patients = {case: f"p{int(case[1:]) // 2}" for case in rows["case"]}
     (row,) = analysis.asymmetry(rows, patients=patients).to_dict("records")
     assert row["n"] == 12
+
+
+def test_a_visit_without_a_prediction_is_left_out_with_its_truth() -> None:
+    rows = audited(1, n=48, noise=5)
+    patients = {case: f"p{int(case[1:]) // 2}" for case in rows["case"]}
+    rows.loc[::2, ["predicted", "predicted_total"]] = np.nan
+    (row,) = analysis.asymmetry(rows, patients=patients).to_dict("records")
+    assert (row["n"], row["missing"]) == (24, 24)
+    whole = analysis.asymmetry(rows[1::2]).iloc[0]
+    assert (row["slope"], row["r"]) == pytest.approx((whole["slope"], whole["r"]))
+    rows.loc[1::2, "true"] = np.nan  # no visit has both
+    table = analysis.asymmetry(rows, patients=patients)
+    assert table[["n", "missing"]].values.tolist() == [[0, 48]]
+    assert png(asymmetry_panels(rows, table)).startswith(b"\x89PNG")
 
 
 def test_true_values_are_columns_or_volumes() -> None:

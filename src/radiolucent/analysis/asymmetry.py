@@ -117,8 +117,8 @@ def asymmetry(
     Fisher's z, slope (`low` to `high`) and bias those of the percentile bootstrap over cases; bias and the standard
     deviations sd_* are in the outputs' `unit`. p is that of r, q over the pairs (Benjamini & Hochberg). A slope of 1 sees
     all of the asymmetry, 0.1 a tenth (the paper's example: 0.10 cm3 where the truth was ten times that), 0 none: then the
-    model measures both sides by their common size. Several cases of one patient are averaged;
-    `missing` lack a prediction or a truth.
+    model measures both sides by their common size. `missing` cases lack a prediction or a truth and are left out whole; of
+    the others, several of one patient are averaged, and n are the patients.
 
     Known failure: regression to the mean. The best prediction from uncertain evidence has a slope of r^2, so that a slope
     below 1 is no proof of a wrong way of looking; a flat slope beside a high r_total is.
@@ -127,10 +127,10 @@ def asymmetry(
     unit_of = units(asymmetries["case"], patients)
     numbers = ["predicted", "true", "predicted_total", "true_total"]
     for key, group in asymmetries.groupby("pair", sort=False):
-        values = group[numbers].groupby(unit_of[group.index]).mean().to_numpy(float)
-        kept = values[np.isfinite(values).all(1)]
+        whole = group[np.isfinite(group[numbers].to_numpy(float)).all(1)]  # else a visit's prediction met another's truth
+        kept = whole[numbers].groupby(unit_of[whole.index]).mean().to_numpy(float)
         about = {"pair": key, "unit": unit} | {c: group[c].iloc[0] for c in ("left", "right", "source")}
-        rows.append(about | {"n": len(kept), "missing": len(values) - len(kept)} | _audit(kept, level, seed))
+        rows.append(about | {"n": len(kept), "missing": len(group) - len(whole)} | _audit(kept, level, seed))
     table = DataFrame(rows, columns=[*[c for c in COLUMNS if c not in ("q", "verdict")], "reason", "p_total"])
     table["q"] = effects.q_values(table["p"].to_numpy(float))
     table["verdict"] = [_verdict(row, alpha) for row in table.to_dict("records")]
