@@ -324,15 +324,29 @@ def test_true_values_are_columns_or_volumes() -> None:
     rows = looks(0.5, 0.5, n=2)
     found = analysis.matches(rows, TARGETS)
     manifest = DataFrame({"case": ["c0000", "c0001"], "left hippocampus": [1.0, 2], "vol right hippocampus": ["3", "x"]})
-    by_name = analysis.truths(rows, manifest, found, "", "mm3")
-    assert by_name[["target", "true"]].values.tolist() == [["left hippocampus", 1], ["left hippocampus", 2]]
+    both = manifest.assign(**{"right hippocampus": [3.0, 4]})
+    by_name = analysis.truths(rows, both, found, "", "")
+    assert by_name[["target", "true"]].values.tolist() == [[TARGETS[0], 1], [TARGETS[0], 2], [TARGETS[1], 3], [TARGETS[1], 4]]
+    assert analysis.truths(rows, manifest, found, "", "").empty  # of one side alone
+    mixed = analysis.truths(rows, both, found, "", "mm3").drop_duplicates("target").set_index("target")["source"]
+    assert mixed.to_dict() == dict(zip(TARGETS, ["columns of the manifest"] * 2 + ["region volumes"] * 3, strict=True))
+    score = DataFrame({"case": "c0000", "target": TARGETS, "score": 1.0})
+    audits = analysis.asymmetries(score, analysis.truths(rows, both, found, "", "mm3"), analysis.output_pairs(found))
+    assert audits[["pair", "true", "source"]].values.tolist() == [
+        ["hippocampus", 2, "columns of the manifest"],
+        ["ventricle", 0, "region volumes"],
+    ]
     pattern = analysis.truths(rows, manifest, found, "vol {target}", "mm3")
     assert pattern["true"].tolist() == pytest.approx([3, np.nan], nan_ok=True)
-    volumes = analysis.truths(rows, manifest, found, "volumes", "ml").set_index(["target", "case"])["true"]
-    assert volumes["left ventricle", "c0001"] == 200
+    for unit, size in (("mm3", 200), ("", 200), ("ml", 0.2), ("cm³", 0.2)):
+        volumes = analysis.truths(rows, manifest, found, "volumes", unit).set_index(["target", "case"])["true"]
+        assert volumes["left ventricle", "c0001"] == pytest.approx(size)
+    with pytest.raises(BadInput, match="outputs in mm3, cm3, ml to compare with volumes"):
+        analysis.truths(rows, manifest, found, "volumes", "years")
     plain = manifest[["case"]]
     assert len(analysis.truths(rows, plain, found, "", "mm³")) == 10
-    assert analysis.truths(rows, plain, found, "", "ml").empty  # whose volumes these may not be
+    assert analysis.truths(rows, plain, found, "", "ml")["true"].max() == 0.2
+    assert analysis.truths(rows, plain, found, "", "years").empty
     with pytest.raises(BadInput, match="columns of true values"):
         analysis.truths(rows, manifest, found, "true {target}", "mm3")
 
@@ -408,6 +422,19 @@ def test_columns_of_true_values_are_no_covariates() -> None:
     assert found.tables["asymmetry"]["verdict"].tolist() == ["all cases have the same true asymmetry"]
     named = Settings(trees=2, covariates=("left hippocampus",))
     assert set(analyse(rows, cases, about, named, outputs=outputs(TARGETS[:2])).tables["bias"]["covariate"]) == {TARGETS[0]}
+
+
+def test_an_output_that_is_called_like_a_covariate_is_no_truth_of_the_others() -> None:
+    rows, cases, about = cohort()
+    about = about.assign(age=np.arange(14.0))
+    found = analyse(rows, cases, about, Settings(trees=2), outputs=outputs((*TARGETS[:2], "age", "case")))
+    assert found.tables["asymmetry"][["pair", "n", "source"]].values.tolist() == [["hippocampus", 14, "region volumes"]]
+    assert set(found.tables["bias"]["covariate"]) == {"age"}
+    assert not [note for note in found.notes if "asymmetry" in note]
+    swapped = rows.replace({"target": {"left hippocampus": "case"}}), cases.replace({"left hippocampus": "case"})
+    given = Settings(trees=2, structures=(("case", REGIONS[1]),))
+    found = analyse(*swapped, about, given, outputs=outputs(("case", TARGETS[1])))
+    assert found.tables["asymmetry"]["pair"].tolist() == ["case / right hippocampus"]
 
 
 @pytest.mark.parametrize("wrong", [{"margin": 0.0}, {"within": "brain"}, {"truth": "column"}])

@@ -29,7 +29,8 @@ class Settings:
         training: table of the outputs' training data, for their variability: a row per target with mean and spread, or a
             column per target with a row per scan. None: as the model card says, else this cohort's volumes.
         truth: where true values are: "volumes" of the regions, or columns of the manifest by a pattern like
-            "true {target}"; "": columns called like the targets, else volumes, where the card gives mm3 as the unit.
+            "true {target}"; "": columns called like both outputs of a pair, else volumes, where the card's unit is mm3,
+            cm3 or ml.
         edges: how many of the strongest context edges are kept per method and layer.
         seed: of folds, forests, bootstraps and permutations.
     """

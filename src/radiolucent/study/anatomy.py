@@ -80,7 +80,7 @@ def _asymmetry(tables: Mapping[str, DataFrame]) -> list[Panel]:
     found = tables["asymmetry"]
     if found.empty:
         return []
-    source = found["source"].iloc[0]
+    source = " and ".join(found["source"].unique())
     text = (
         f"Right minus left as the model predicts it, against the truth (from {source}): does it see asymmetry, or only total size?"
     )
