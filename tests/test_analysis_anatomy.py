@@ -63,6 +63,8 @@ def test_given_structures_and_pairs_go_before_names() -> None:
     assert (found["left hippocampus"].structure, found["left hippocampus"].opposite) == ("Stem", "Ventricle (right)")
     assert found["left ventricle"].structure == "Stem + Ventricle (left)"
     assert found["right ventricle"].opposite == "Stem"
+    twice = analysis.matches(rows, TARGETS, [("left hippocampus", "Stem")] * 2)
+    assert analysis.own(rows, twice)["own"].tolist() == pytest.approx([0] * 12)  # not NaN
     for wrong in ([("spleen", "Stem")], [("stem", "Spleen")]):
         with pytest.raises(BadInput, match=r"structures as \(target, region\)"):
             analysis.matches(rows, TARGETS, wrong)
@@ -357,6 +359,12 @@ def test_outputs_are_paired_by_name_or_by_their_structures() -> None:
     found = analysis.matches(rows, [*TARGETS, "a", "b"], given)
     named = [("hippocampus", *TARGETS[:2]), ("ventricle", *TARGETS[2:4])]
     assert analysis.output_pairs(found) == sorted([*named, ("b / a", "b", "a")])
+    rows = checked(rows.replace({"region": {"Ventricle (left)": "A1", "Ventricle (right)": "A2"}}).assign(hemisphere=""))
+    given, pairs = [("oA", "A1"), ("oB", "A2")], [("A1", "A2"), ("Stem", "Hippocampus (left)")]
+    found = analysis.matches(rows, ["oB", "oA"], given, pairs)  # whose names say no side: the pair does
+    assert analysis.output_pairs(found) == [("oA / oB", "oA", "oB")]
+    swapped = analysis.matches(rows, ["oB", "oA"], given, [("A2", "A1")])
+    assert analysis.output_pairs(swapped) == [("oB / oA", "oB", "oA")]
     assert sided.pairs([("x", "left x", ""), ("y", "Left-X", ""), ("z", "x R", "")]) == []
 
 

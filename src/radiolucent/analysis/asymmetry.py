@@ -42,8 +42,7 @@ def output_pairs(matches: Sequence[Match]) -> list[tuple[str, str, str]]:
     by_own = {match.own: match.target for match in matches if match.mirror}
     for match in matches:
         other = by_own.get(match.mirror)
-        left = match.own and all(sided.sided(*key.split("\0"))[1] == "L" for key in match.own)
-        if other and left and not {match.target, other} & taken:
+        if other and match.left and not {match.target, other} & taken:
             found.append((f"{match.target} / {other}", match.target, other))
     return sorted(found)
 
