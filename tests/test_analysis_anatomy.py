@@ -218,6 +218,20 @@ def test_left_and_right_of_a_structure_count_once() -> None:
     assert analysis.variability(both)["targets"].tolist() == [12]
 
 
+def test_the_unit_is_the_structures_not_the_targets() -> None:
+    rows = looks(0.5, 0.3)
+    given = [("vol_a", REGIONS[1]), ("vol_b", REGIONS[2]), ("x", REGIONS[3]), ("y", REGIONS[5])]
+    found = analysis.matches(rows, ["vol_a", "vol_b", "Hippocampus", "right hippocampus", "x", "y"], given)
+    units = ["hippocampus", "hippocampus", "hippocampus (both sides)", "hippocampus", "ventricle", "stem"]
+    assert [match.unit for match in found] == units
+    named = checked(rows.replace({"region": dict(zip(REGIONS[1:3], ("A1", "A2"), strict=True))}).assign(hemisphere=""))
+    found = analysis.matches(named, ["a", "b"], [("a", "A1"), ("b", "A2")], [("A1", "A2")])
+    assert [match.unit for match in found] == ["a1 / a2"] * 2
+    every = checked(pd.concat([named.assign(target=target) for target in ("a", "b")]))
+    cv = DataFrame({"target": ["a", "b"], "cv": 0.1, "source": "", "reason": ""})
+    assert analysis.variation(analysis.own(every, found), cv)["unit"].tolist() == ["a1 / a2"] * 2
+
+
 def test_coefficients_are_the_cards_or_else_the_cohorts() -> None:
     volumes = np.tile(VOLUMES, (8, 1))
     volumes[:, 1] = [80, 90, 100, 110, 120, 100, 95, 105]

@@ -38,6 +38,15 @@ class Match(NamedTuple):
     def opposite(self) -> str:
         return title(self.mirror)
 
+    @property
+    def unit(self) -> str:
+        """The name that a structure and its mirror share, as they vary alike; of both sides together another one."""
+        parts = (self.own, self.mirror) if self.left or not self.mirror else (self.mirror, self.own)
+        names = [[sided(*key.split("\0")) for key in part] for part in parts if part]
+        stems = dict.fromkeys(" + ".join(dict.fromkeys(stem for stem, _ in part)) for part in names)
+        both = not self.mirror and {"L", "R"} <= {side for part in names for _, side in part}
+        return " / ".join(stems) + (" (both sides)" if both else "")
+
 
 def matches(regions: DataFrame, targets: Sequence[str], structures: Pairs = (), pairs: Pairs = ()) -> list[Match]:
     """Each target with its regions.
