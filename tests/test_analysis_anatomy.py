@@ -106,6 +106,17 @@ def test_a_region_that_some_scans_lack_is_left_out_there() -> None:
     assert own["own"].tolist() == [0.5, 1]
 
 
+def test_a_region_is_present_also_where_all_relevance_is_outside() -> None:
+    masses = np.array([[0, 0.5, 0.5, 0, 0, 0], [1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0, 0]])
+    volumes = np.array([VOLUMES, VOLUMES, [500, 100, 0, 200, 200, 100]])  # the last scan holds no right hippocampus
+    rows = checked(world(masses, volumes=volumes))
+    table = analysis.density(rows, analysis.matches(rows, TARGETS[:1])).set_index("region")
+    assert table.loc[list(REGIONS[1:3]), ["n", "n_present"]].values.tolist() == [[2, 3], [1, 2]]
+    patients = {"c0000": "p", "c0001": "q", "c0002": "p"}
+    table = analysis.density(rows, analysis.matches(rows, TARGETS[:1]), patients=patients).set_index("region")
+    assert table.loc[REGIONS[2], ["n", "n_present"]].tolist() == [1, 2]
+
+
 def test_relevance_outside_of_all_regions_has_no_density() -> None:
     rows = checked(world(np.array([[1.0, 0, 0, 0, 0, 0]] * 8)))
     found = analysis.matches(rows, TARGETS[:1])
