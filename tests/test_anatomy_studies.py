@@ -10,6 +10,7 @@ import pytest
 import torch
 from cohorts import change, run
 from matplotlib.patches import Rectangle
+from pandas import DataFrame
 from safetensors.torch import save_file
 from test_analysis_anatomy import TARGETS, audited, looks, varied
 from typer.testing import CliRunner
@@ -21,6 +22,7 @@ from radiolucent.models import Morphometry, read_card
 from radiolucent.report import anatomy_figures as draw
 from radiolucent.report.figures import png
 from radiolucent.study.analysing import outputs_of, read_analysis
+from radiolucent.study.anatomy import anatomy_panels
 
 RECIPE = """
 [cohort]
@@ -192,7 +194,7 @@ def test_the_bars_are_sorted_and_always_hold_own_and_mirror() -> None:
 def test_mirror_shares_have_what_volumes_would_give_and_a_word() -> None:
     rows = looks(0.6, 0.1)
     table = analysis.mirror(analysis.own(rows, analysis.matches(rows, TARGETS)))
-    axis = draw.mirror_shares(table).axes[0]
+    axis = draw.mirror_shares(table, 0.05).axes[0]
     dots = [line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("o", "D")]
     assert dots == pytest.approx([0.6, 0.1])
     even = [line.get_xdata()[0] for line in axis.lines if line.get_color() == "black"]
@@ -202,6 +204,20 @@ def test_mirror_shares_have_what_volumes_would_give_and_a_word() -> None:
     found += [{"p": 1, "q": 0.9, "q_equal": 0.9}, {"p": math.nan}]
     words = [draw._found(row | {"opposite": "x"}, 0.05) for row in found]
     assert words == ["mirror", "equal", "undecided", "few cases"]
+
+
+def test_the_mirror_panel_says_what_the_table_says_at_the_studys_alpha() -> None:
+    rows = looks(0.5, 0.1, n=8, noise=0.1)
+    for alpha, word, verdict in ((0.05, "itself", "more in the target itself"), (0.001, "undecided", "no evidence of a side")):
+        settings = analysis.Settings(alpha=alpha)
+        outputs = DataFrame({"target": TARGETS[:1], "mean": math.nan, "spread": math.nan, "source": "", "unit": ""})
+        nothing = DataFrame(columns=["case"])
+        tables = analysis.anatomy(rows, nothing, nothing, outputs, settings).tables
+        assert tables["mirror"]["verdict"].iloc[0].startswith(verdict)
+        mirror = next(panel for panel in anatomy_panels(tables, alpha) if panel.title == "Target and mirror")
+        ((figure, _),) = mirror.groups[0].figures
+        axis = figure.axes[0]
+        assert [text.get_text() for text in axis.texts] == [word]
 
 
 def test_the_scatter_has_a_dot_and_a_name_per_structure() -> None:

@@ -116,8 +116,11 @@ def _legend(axis: Axes, names: dict[str, str], more: Sequence[Line2D] = ()) -> N
     axis.grid(axis="x", linewidth=0.4, alpha=0.6)
 
 
-def mirror_shares(mirror: DataFrame, alpha: float = 0.05) -> Figure:
-    """Each target's share in its own structure and in its mirror, with intervals, and what an even spread would give."""
+def mirror_shares(mirror: DataFrame, alpha: float) -> Figure:
+    """Each target's share in its own structure and in its mirror, with intervals, and what an even spread would give.
+
+    The words beside them are verdicts at `alpha`, as those of the table.
+    """
     rows = mirror.to_dict("records")
     figure = Figure(figsize=(8.2, 0.42 * len(rows) + 1.3), layout="constrained", facecolor="white")
     axis = figure.subplots()
