@@ -1,6 +1,7 @@
 """Structures of a regression's outputs: worlds in which the model looks at itself, at its mirror, at both, or at nothing."""
 
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -468,6 +469,11 @@ def test_an_output_that_is_called_like_a_covariate_is_no_truth_of_the_others() -
     given = Settings(trees=2, structures=(("case", REGIONS[1]),))
     found = analyse(*swapped, about, given, outputs=outputs(("case", TARGETS[1])))
     assert found.tables["asymmetry"]["pair"].tolist() == ["case / right hippocampus"]
+
+
+def test_settings_and_tables_know_the_same_shares() -> None:
+    kinds = [get_type_hints(Settings)["within"], get_type_hints(analysis.density)["within"], get_type_hints(analysis.own)["within"]]
+    assert {get_args(kind) for kind in kinds} == {("regions", "scan")}
 
 
 @pytest.mark.parametrize("wrong", [{"margin": 0.0}, {"within": "brain"}, {"truth": "column"}])

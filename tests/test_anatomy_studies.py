@@ -16,11 +16,13 @@ from test_analysis_anatomy import TARGETS, audited, looks, varied
 from typer.testing import CliRunner
 
 from radiolucent import analysis
+from radiolucent.analysis.sides import keys
 from radiolucent.cli import app
 from radiolucent.errors import BadInput
 from radiolucent.models import Morphometry, read_card
 from radiolucent.report import anatomy_figures as draw
 from radiolucent.report.figures import png
+from radiolucent.report.matrix import column_keys
 from radiolucent.study.analysing import outputs_of, read_analysis
 from radiolucent.study.anatomy import anatomy_panels
 
@@ -179,6 +181,14 @@ def test_the_density_map_holds_doublings_and_frames_own_and_mirror() -> None:
     assert "log scale" in figure.axes[1].get_ylabel()
     nowhere = table.assign(density=table["density"].where(table["region"] != "Stem"))
     assert draw.density_map(nowhere).axes[0].images[0].get_array().mask.sum() == 1  # grey, rather than none
+
+
+def test_two_labels_of_one_name_are_two_columns_but_one_structure() -> None:
+    table = density()
+    twice = table.replace({"region": {"Ventricle (left)": "Stem"}}).assign(hemisphere="")
+    assert len(set(column_keys(twice))) == 5
+    assert len(draw.density_map(twice).axes[0].get_xticks()) == 5
+    assert len(set(keys(twice))) == 4
 
 
 def test_the_bars_are_sorted_and_always_hold_own_and_mirror() -> None:

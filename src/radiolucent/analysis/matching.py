@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from pandas import DataFrame
@@ -13,8 +13,8 @@ from radiolucent.analysis.sides import Pairs, chosen_pairs, keys
 from radiolucent.errors import BadInput
 from radiolucent.sided import sided
 
-Within = str
-WITHIN = ("regions", "scan")
+Within = Literal["regions", "scan"]
+WITHIN: tuple[Within, ...] = get_args(Within)
 """What relevance and volume are shares of: all regions together, or the whole scan."""
 
 

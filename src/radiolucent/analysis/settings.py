@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from radiolucent.analysis.asymmetry import VOLUMES
 from radiolucent.analysis.matching import WITHIN
@@ -38,7 +38,7 @@ class Settings:
     reference: str = ""
     covariates: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
-    within: str = "regions"
+    within: Literal["regions", "scan"] = "regions"
     structures: tuple[tuple[str, str], ...] = ()
     margin: float = MARGIN
     training: Path | None = None

@@ -20,7 +20,7 @@ from pandas import DataFrame
 
 from radiolucent.geometry import Array
 from radiolucent.report.cohort_figures import root_scale
-from radiolucent.report.matrix import MOST_NUMBERS, Matrix, keys, named, short
+from radiolucent.report.matrix import MOST_NUMBERS, Matrix, column_keys, named, short
 
 OWN, MIRROR, OTHER = "#7a0f7a", "#00897b", "#7f7f7f"
 """The target's structure, its mirror, the others: told apart by lightness and shape too."""
@@ -52,7 +52,7 @@ def density_map(density: DataFrame) -> Figure:
     image = axis.imshow(shown, cmap=colours, norm=norm, aspect="auto" if matrix.few else "equal")
     for role, style in (("mirror", "dotted"), ("own", "solid")):
         rows = density[density["role"] == role]
-        matrix.frame(axis, set(zip(rows["target"], keys(rows), strict=True)), style)
+        matrix.frame(axis, set(zip(rows["target"], column_keys(rows), strict=True)), style)
     if len(matrix.regions) <= MOST_NUMBERS:
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
