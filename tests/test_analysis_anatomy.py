@@ -1,6 +1,7 @@
 """Structures of a regression's outputs: worlds in which the model looks at itself, at its mirror, at both, or at nothing."""
 
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ from simulated import rows_of
 from radiolucent import analysis, sided
 from radiolucent.analysis import Settings, analyse, checked
 from radiolucent.errors import BadInput
+from radiolucent.report.anatomy_figures import asymmetry_panels
+from radiolucent.report.figures import png
 from radiolucent.statistics import intraclass_correlation
 
 REGIONS = ("background", "Hippocampus (left)", "Hippocampus (right)", "Ventricle (left)", "Ventricle (right)", "Stem")
@@ -61,6 +64,8 @@ def test_given_structures_and_pairs_go_before_names() -> None:
     assert (found["left hippocampus"].structure, found["left hippocampus"].opposite) == ("Stem", "Ventricle (right)")
     assert found["left ventricle"].structure == "Stem + Ventricle (left)"
     assert found["right ventricle"].opposite == "Stem"
+    twice = analysis.matches(rows, TARGETS, [("left hippocampus", "Stem")] * 2)
+    assert analysis.own(rows, twice)["own"].tolist() == pytest.approx([0] * 12)  # not NaN
     for wrong in ([("spleen", "Stem")], [("stem", "Spleen")]):
         with pytest.raises(BadInput, match=r"structures as \(target, region\)"):
             analysis.matches(rows, TARGETS, wrong)
@@ -100,6 +105,17 @@ def test_a_region_that_some_scans_lack_is_left_out_there() -> None:
     own = analysis.own(rows, found)
     assert own["index"].tolist() == pytest.approx([0, np.nan], nan_ok=True)
     assert own["own"].tolist() == [0.5, 1]
+
+
+def test_a_region_is_present_also_where_all_relevance_is_outside() -> None:
+    masses = np.array([[0, 0.5, 0.5, 0, 0, 0], [1.0, 0, 0, 0, 0, 0], [0, 1.0, 0, 0, 0, 0]])
+    volumes = np.array([VOLUMES, VOLUMES, [500, 100, 0, 200, 200, 100]])  # the last scan holds no right hippocampus
+    rows = checked(world(masses, volumes=volumes))
+    table = analysis.density(rows, analysis.matches(rows, TARGETS[:1])).set_index("region")
+    assert table.loc[list(REGIONS[1:3]), ["n", "n_present"]].values.tolist() == [[2, 3], [1, 2]]
+    patients = {"c0000": "p", "c0001": "q", "c0002": "p"}
+    table = analysis.density(rows, analysis.matches(rows, TARGETS[:1]), patients=patients).set_index("region")
+    assert table.loc[REGIONS[2], ["n", "n_present"]].tolist() == [1, 2]
 
 
 def test_relevance_outside_of_all_regions_has_no_density() -> None:
@@ -214,6 +230,20 @@ def test_left_and_right_of_a_structure_count_once() -> None:
     assert analysis.variability(both)["targets"].tolist() == [12]
 
 
+def test_the_unit_is_the_structures_not_the_targets() -> None:
+    rows = looks(0.5, 0.3)
+    given = [("vol_a", REGIONS[1]), ("vol_b", REGIONS[2]), ("x", REGIONS[3]), ("y", REGIONS[5])]
+    found = analysis.matches(rows, ["vol_a", "vol_b", "Hippocampus", "right hippocampus", "x", "y"], given)
+    units = ["hippocampus", "hippocampus", "hippocampus (both sides)", "hippocampus", "ventricle", "stem"]
+    assert [match.unit for match in found] == units
+    named = checked(rows.replace({"region": dict(zip(REGIONS[1:3], ("A1", "A2"), strict=True))}).assign(hemisphere=""))
+    found = analysis.matches(named, ["a", "b"], [("a", "A1"), ("b", "A2")], [("A1", "A2")])
+    assert [match.unit for match in found] == ["a1 / a2"] * 2
+    every = checked(pd.concat([named.assign(target=target) for target in ("a", "b")]))
+    cv = DataFrame({"target": ["a", "b"], "cv": 0.1, "source": "", "reason": ""})
+    assert analysis.variation(analysis.own(every, found), cv)["unit"].tolist() == ["a1 / a2"] * 2
+
+
 def test_coefficients_are_the_cards_or_else_the_cohorts() -> None:
     volumes = np.tile(VOLUMES, (8, 1))
     volumes[:, 1] = [80, 90, 100, 110, 120, 100, 95, 105]
@@ -304,19 +334,47 @@ def test_several_cases_of_a_patient_are_one() -> None:
     assert row["n"] == 12
 
 
+def test_a_visit_without_a_prediction_is_left_out_with_its_truth() -> None:
+    rows = audited(1, n=48, noise=5)
+    patients = {case: f"p{int(case[1:]) // 2}" for case in rows["case"]}
+    rows.loc[::2, ["predicted", "predicted_total"]] = np.nan
+    (row,) = analysis.asymmetry(rows, patients=patients).to_dict("records")
+    assert (row["n"], row["missing"]) == (24, 24)
+    whole = analysis.asymmetry(rows[1::2]).iloc[0]
+    assert (row["slope"], row["r"]) == pytest.approx((whole["slope"], whole["r"]))
+    rows.loc[1::2, "true"] = np.nan  # no visit has both
+    table = analysis.asymmetry(rows, patients=patients)
+    assert table[["n", "missing"]].values.tolist() == [[0, 48]]
+    assert png(asymmetry_panels(rows, table)).startswith(b"\x89PNG")
+
+
 def test_true_values_are_columns_or_volumes() -> None:
     rows = looks(0.5, 0.5, n=2)
     found = analysis.matches(rows, TARGETS)
     manifest = DataFrame({"case": ["c0000", "c0001"], "left hippocampus": [1.0, 2], "vol right hippocampus": ["3", "x"]})
-    by_name = analysis.truths(rows, manifest, found, "", "mm3")
-    assert by_name[["target", "true"]].values.tolist() == [["left hippocampus", 1], ["left hippocampus", 2]]
+    both = manifest.assign(**{"right hippocampus": [3.0, 4]})
+    by_name = analysis.truths(rows, both, found, "", "")
+    assert by_name[["target", "true"]].values.tolist() == [[TARGETS[0], 1], [TARGETS[0], 2], [TARGETS[1], 3], [TARGETS[1], 4]]
+    assert analysis.truths(rows, manifest, found, "", "").empty  # of one side alone
+    mixed = analysis.truths(rows, both, found, "", "mm3").drop_duplicates("target").set_index("target")["source"]
+    assert mixed.to_dict() == dict(zip(TARGETS, ["columns of the manifest"] * 2 + ["region volumes"] * 3, strict=True))
+    score = DataFrame({"case": "c0000", "target": TARGETS, "score": 1.0})
+    audits = analysis.asymmetries(score, analysis.truths(rows, both, found, "", "mm3"), analysis.output_pairs(found))
+    assert audits[["pair", "true", "source"]].values.tolist() == [
+        ["hippocampus", 2, "columns of the manifest"],
+        ["ventricle", 0, "region volumes"],
+    ]
     pattern = analysis.truths(rows, manifest, found, "vol {target}", "mm3")
     assert pattern["true"].tolist() == pytest.approx([3, np.nan], nan_ok=True)
-    volumes = analysis.truths(rows, manifest, found, "volumes", "ml").set_index(["target", "case"])["true"]
-    assert volumes["left ventricle", "c0001"] == 200
+    for unit, size in (("mm3", 200), ("", 200), ("ml", 0.2), ("cm³", 0.2)):
+        volumes = analysis.truths(rows, manifest, found, "volumes", unit).set_index(["target", "case"])["true"]
+        assert volumes["left ventricle", "c0001"] == pytest.approx(size)
+    with pytest.raises(BadInput, match="outputs in mm3, cm3, ml to compare with volumes"):
+        analysis.truths(rows, manifest, found, "volumes", "years")
     plain = manifest[["case"]]
     assert len(analysis.truths(rows, plain, found, "", "mm³")) == 10
-    assert analysis.truths(rows, plain, found, "", "ml").empty  # whose volumes these may not be
+    assert analysis.truths(rows, plain, found, "", "ml")["true"].max() == 0.2
+    assert analysis.truths(rows, plain, found, "", "years").empty
     with pytest.raises(BadInput, match="columns of true values"):
         analysis.truths(rows, manifest, found, "true {target}", "mm3")
 
@@ -327,6 +385,12 @@ def test_outputs_are_paired_by_name_or_by_their_structures() -> None:
     found = analysis.matches(rows, [*TARGETS, "a", "b"], given)
     named = [("hippocampus", *TARGETS[:2]), ("ventricle", *TARGETS[2:4])]
     assert analysis.output_pairs(found) == sorted([*named, ("b / a", "b", "a")])
+    rows = checked(rows.replace({"region": {"Ventricle (left)": "A1", "Ventricle (right)": "A2"}}).assign(hemisphere=""))
+    given, pairs = [("oA", "A1"), ("oB", "A2")], [("A1", "A2"), ("Stem", "Hippocampus (left)")]
+    found = analysis.matches(rows, ["oB", "oA"], given, pairs)  # whose names say no side: the pair does
+    assert analysis.output_pairs(found) == [("oA / oB", "oA", "oB")]
+    swapped = analysis.matches(rows, ["oB", "oA"], given, [("A2", "A1")])
+    assert analysis.output_pairs(swapped) == [("oB / oA", "oB", "oA")]
     assert sided.pairs([("x", "left x", ""), ("y", "Left-X", ""), ("z", "x R", "")]) == []
 
 
@@ -392,6 +456,24 @@ def test_columns_of_true_values_are_no_covariates() -> None:
     assert found.tables["asymmetry"]["verdict"].tolist() == ["all cases have the same true asymmetry"]
     named = Settings(trees=2, covariates=("left hippocampus",))
     assert set(analyse(rows, cases, about, named, outputs=outputs(TARGETS[:2])).tables["bias"]["covariate"]) == {TARGETS[0]}
+
+
+def test_an_output_that_is_called_like_a_covariate_is_no_truth_of_the_others() -> None:
+    rows, cases, about = cohort()
+    about = about.assign(age=np.arange(14.0))
+    found = analyse(rows, cases, about, Settings(trees=2), outputs=outputs((*TARGETS[:2], "age", "case")))
+    assert found.tables["asymmetry"][["pair", "n", "source"]].values.tolist() == [["hippocampus", 14, "region volumes"]]
+    assert set(found.tables["bias"]["covariate"]) == {"age"}
+    assert not [note for note in found.notes if "asymmetry" in note]
+    swapped = rows.replace({"target": {"left hippocampus": "case"}}), cases.replace({"left hippocampus": "case"})
+    given = Settings(trees=2, structures=(("case", REGIONS[1]),))
+    found = analyse(*swapped, about, given, outputs=outputs(("case", TARGETS[1])))
+    assert found.tables["asymmetry"]["pair"].tolist() == ["case / right hippocampus"]
+
+
+def test_settings_and_tables_know_the_same_shares() -> None:
+    kinds = [get_type_hints(Settings)["within"], get_type_hints(analysis.density)["within"], get_type_hints(analysis.own)["within"]]
+    assert {get_args(kind) for kind in kinds} == {("regions", "scan")}
 
 
 @pytest.mark.parametrize("wrong", [{"margin": 0.0}, {"within": "brain"}, {"truth": "column"}])

@@ -10,17 +10,21 @@ import pytest
 import torch
 from cohorts import change, run
 from matplotlib.patches import Rectangle
+from pandas import DataFrame
 from safetensors.torch import save_file
 from test_analysis_anatomy import TARGETS, audited, looks, varied
 from typer.testing import CliRunner
 
 from radiolucent import analysis
+from radiolucent.analysis.sides import keys
 from radiolucent.cli import app
 from radiolucent.errors import BadInput
 from radiolucent.models import Morphometry, read_card
 from radiolucent.report import anatomy_figures as draw
 from radiolucent.report.figures import png
+from radiolucent.report.matrix import column_keys
 from radiolucent.study.analysing import outputs_of, read_analysis
+from radiolucent.study.anatomy import anatomy_panels
 
 RECIPE = """
 [cohort]
@@ -179,6 +183,14 @@ def test_the_density_map_holds_doublings_and_frames_own_and_mirror() -> None:
     assert draw.density_map(nowhere).axes[0].images[0].get_array().mask.sum() == 1  # grey, rather than none
 
 
+def test_two_labels_of_one_name_are_two_columns_but_one_structure() -> None:
+    table = density()
+    twice = table.replace({"region": {"Ventricle (left)": "Stem"}}).assign(hemisphere="")
+    assert len(set(column_keys(twice))) == 5
+    assert len(draw.density_map(twice).axes[0].get_xticks()) == 5
+    assert len(set(keys(twice))) == 4
+
+
 def test_the_bars_are_sorted_and_always_hold_own_and_mirror() -> None:
     table = density()
     axis = draw.density_bars(table, "left hippocampus", most=1).axes[0]
@@ -192,7 +204,7 @@ def test_the_bars_are_sorted_and_always_hold_own_and_mirror() -> None:
 def test_mirror_shares_have_what_volumes_would_give_and_a_word() -> None:
     rows = looks(0.6, 0.1)
     table = analysis.mirror(analysis.own(rows, analysis.matches(rows, TARGETS)))
-    axis = draw.mirror_shares(table).axes[0]
+    axis = draw.mirror_shares(table, 0.05).axes[0]
     dots = [line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("o", "D")]
     assert dots == pytest.approx([0.6, 0.1])
     even = [line.get_xdata()[0] for line in axis.lines if line.get_color() == "black"]
@@ -202,6 +214,20 @@ def test_mirror_shares_have_what_volumes_would_give_and_a_word() -> None:
     found += [{"p": 1, "q": 0.9, "q_equal": 0.9}, {"p": math.nan}]
     words = [draw._found(row | {"opposite": "x"}, 0.05) for row in found]
     assert words == ["mirror", "equal", "undecided", "few cases"]
+
+
+def test_the_mirror_panel_says_what_the_table_says_at_the_studys_alpha() -> None:
+    rows = looks(0.5, 0.1, n=8, noise=0.1)
+    for alpha, word, verdict in ((0.05, "itself", "more in the target itself"), (0.001, "undecided", "no evidence of a side")):
+        settings = analysis.Settings(alpha=alpha)
+        outputs = DataFrame({"target": TARGETS[:1], "mean": math.nan, "spread": math.nan, "source": "", "unit": ""})
+        nothing = DataFrame(columns=["case"])
+        tables = analysis.anatomy(rows, nothing, nothing, outputs, settings).tables
+        assert tables["mirror"]["verdict"].iloc[0].startswith(verdict)
+        mirror = next(panel for panel in anatomy_panels(tables, alpha) if panel.title == "Target and mirror")
+        ((figure, _),) = mirror.groups[0].figures
+        axis = figure.axes[0]
+        assert [text.get_text() for text in axis.texts] == [word]
 
 
 def test_the_scatter_has_a_dot_and_a_name_per_structure() -> None:

@@ -50,7 +50,7 @@ def anatomy(
     table["variation"] = variation(table["own"], coefficients(outputs, regions, found), **common)
     table["variability"] = variability(table["variation"], level=settings.level, alpha=settings.alpha, seed=settings.seed)
     unit = next(iter(outputs["unit"]), "")
-    columns = truth_columns(manifest, targets, settings.truth)
+    columns = truth_columns(manifest, found, settings.truth)
     true = truths(regions, manifest, found, settings.truth, unit)
     pairs = output_pairs(found)
     predicted = cases if "score" in cases.columns else DataFrame(columns=["case", "target", "score"])

@@ -21,6 +21,8 @@ from radiolucent.geometry import Array
 from radiolucent.statistics import bootstrap_mean, intraclass_correlation
 
 VOLUMES = "volumes"
+PER_MM3 = {"mm3": 1.0, "cm3": 1e-3, "ml": 1e-3}
+"""Units in which regions' volumes can be compared with outputs."""
 WEAK = 0.5
 """A slope below which the predicted asymmetry is called weak: less than half of the true one."""
 ABOUT_RIGHT = 0.1
@@ -40,8 +42,7 @@ def output_pairs(matches: Sequence[Match]) -> list[tuple[str, str, str]]:
     by_own = {match.own: match.target for match in matches if match.mirror}
     for match in matches:
         other = by_own.get(match.mirror)
-        left = match.own and all(sided.sided(*key.split("\0"))[1] == "L" for key in match.own)
-        if other and left and not {match.target, other} & taken:
+        if other and match.left and not {match.target, other} & taken:
             found.append((f"{match.target} / {other}", match.target, other))
     return sorted(found)
 
@@ -50,34 +51,54 @@ def truths(regions: DataFrame, manifest: DataFrame, matches: Sequence[Match], wa
     """The true value of each target in each case: (case, target, true, source).
 
     `wanted`: a pattern of the manifest's columns such as "true {target}"; "volumes": the volumes of the targets' own
-    structures in mm3; "": columns called like the targets if there are any, else the volumes if the outputs are in mm3
-    (`unit`), else nothing. A structure that a scan does not hold has no truth there.
+    structures, in the outputs' `unit` (mm3, cm3 or ml; none says mm3); "": for each pair of `output_pairs` the columns
+    called like both, else the volumes if the unit is one of volume, else nothing. A structure that a scan does not hold
+    has no truth there.
+
+    Raises:
+        BadInput: no column is called as `wanted` says, or volumes are wanted for outputs in another unit.
     """
-    columns = truth_columns(manifest, [match.target for match in matches], wanted)
+    columns = truth_columns(manifest, matches, wanted)
     if wanted not in ("", VOLUMES) and not columns:
         example = wanted.replace("{target}", matches[0].target) if matches else wanted
         have = ", ".join(map(str, manifest.columns))
         raise BadInput("columns of true values, as truth in [analysis] names them", f"no {example!r}", f"The manifest has {have}.")
+    if not wanted:  # both sides of a pair have their truth from one source
+        columns = {side: columns[side] for _, *both in output_pairs(matches) if {*both} <= {*columns} for side in both}
+    scale = _per_mm3(unit, wanted)
     parts = []
-    if columns and wanted != VOLUMES:
-        for target, column in columns.items():
-            values = pd.to_numeric(manifest[column], errors="coerce")
-            source = "columns of the manifest"
-            parts.append(DataFrame({"case": manifest["case"].astype(str), "target": target, "true": values, "source": source}))
-    elif wanted == VOLUMES or unit.replace("³", "3").replace("^", "").casefold() == "mm3":
-        for match in matches:
-            if match.own:
-                of = volumes(regions, match.own)
-                about = {"case": of.index.astype(str), "target": match.target, "true": of.to_numpy(float)}
-                parts.append(DataFrame(about | {"source": "region volumes"}))
+    for match in matches:
+        about = {"target": match.target}
+        if match.target in columns:
+            values = pd.to_numeric(manifest[columns[match.target]], errors="coerce")
+            about |= {"case": manifest["case"].astype(str), "true": values, "source": "columns of the manifest"}
+        elif match.own and scale:
+            of = volumes(regions, match.own)
+            about |= {"case": of.index.astype(str), "true": scale * of.to_numpy(float), "source": "region volumes"}
+        if "true" in about:
+            parts.append(DataFrame(about))
     return pd.concat(parts, ignore_index=True) if parts else DataFrame(columns=["case", "target", "true", "source"])
 
 
-def truth_columns(manifest: DataFrame, targets: Sequence[str], wanted: str) -> dict[str, str]:
-    """Target -> the manifest's column of its true values."""
-    pattern = wanted or "{target}"
-    named = {target: pattern.replace("{target}", target) for target in targets} if wanted != VOLUMES else {}
-    return {target: column for target, column in named.items() if column in manifest.columns}
+def truth_columns(manifest: DataFrame, matches: Sequence[Match], wanted: str) -> dict[str, str]:
+    """Target -> the manifest's column of its true values; without a pattern, of those that have another side alone.
+
+    A column that is called like any other output (age) may as well be a covariate.
+    """
+    if wanted == VOLUMES:
+        return {}
+    targets = [match.target for match in matches] if wanted else [side for _, *both in output_pairs(matches) for side in both]
+    named = {target: (wanted or "{target}").replace("{target}", target) for target in targets}
+    return {target: column for target, column in named.items() if column in manifest.columns and column != "case"}
+
+
+def _per_mm3(unit: str, wanted: str) -> float:
+    """What 1 mm3 is in the outputs' unit; 0 where volumes are no truth."""
+    plain = unit.replace("³", "3").replace("^", "").casefold()
+    if wanted == VOLUMES and plain and plain not in PER_MM3:
+        do = "Name columns of the manifest as truth in [analysis], or correct the unit in the card."
+        raise BadInput(f"outputs in {', '.join(PER_MM3)} to compare with volumes", repr(unit), do)
+    return PER_MM3.get(plain, 1.0 if wanted == VOLUMES else 0.0) if wanted in ("", VOLUMES) else 0.0
 
 
 def asymmetries(cases: DataFrame, truths: DataFrame, pairs: Sequence[tuple[str, str, str]]) -> DataFrame:
@@ -87,7 +108,7 @@ def asymmetries(cases: DataFrame, truths: DataFrame, pairs: Sequence[tuple[str, 
         table.pivot(index="case", columns="target", values=value).astype(float)
         for table, value in ((predicted, "score"), (truths.drop_duplicates(["case", "target"]), "true"))
     ]
-    source = next(iter(truths["source"]), "")
+    source = truths.drop_duplicates("target").set_index("target")["source"]
     rows = []
     for name, left, right in pairs:
         if not all(side in table.columns for table in tables for side in (left, right)):
@@ -96,7 +117,7 @@ def asymmetries(cases: DataFrame, truths: DataFrame, pairs: Sequence[tuple[str, 
         for table, called in zip(tables, ("predicted", "true"), strict=True):
             L, R = table[left].reindex(found["case"]).to_numpy(), table[right].reindex(found["case"]).to_numpy()
             found[called], found[f"{called}_total"] = R - L, R + L
-        rows += found.assign(pair=name, left=left, right=right, source=source)[CASES].to_dict("records")
+        rows += found.assign(pair=name, left=left, right=right, source=source[left])[CASES].to_dict("records")
     return DataFrame(rows, columns=CASES)
 
 
@@ -117,8 +138,8 @@ def asymmetry(
     Fisher's z, slope (`low` to `high`) and bias those of the percentile bootstrap over cases; bias and the standard
     deviations sd_* are in the outputs' `unit`. p is that of r, q over the pairs (Benjamini & Hochberg). A slope of 1 sees
     all of the asymmetry, 0.1 a tenth (the paper's example: 0.10 cm3 where the truth was ten times that), 0 none: then the
-    model measures both sides by their common size. Several cases of one patient are averaged;
-    `missing` lack a prediction or a truth.
+    model measures both sides by their common size. `missing` cases lack a prediction or a truth and are left out whole; of
+    the others, several of one patient are averaged, and n are the patients.
 
     Known failure: regression to the mean. The best prediction from uncertain evidence has a slope of r^2, so that a slope
     below 1 is no proof of a wrong way of looking; a flat slope beside a high r_total is.
@@ -127,10 +148,10 @@ def asymmetry(
     unit_of = units(asymmetries["case"], patients)
     numbers = ["predicted", "true", "predicted_total", "true_total"]
     for key, group in asymmetries.groupby("pair", sort=False):
-        values = group[numbers].groupby(unit_of[group.index]).mean().to_numpy(float)
-        kept = values[np.isfinite(values).all(1)]
+        whole = group[np.isfinite(group[numbers].to_numpy(float)).all(1)]  # else a visit's prediction met another's truth
+        kept = whole[numbers].groupby(unit_of[whole.index]).mean().to_numpy(float)
         about = {"pair": key, "unit": unit} | {c: group[c].iloc[0] for c in ("left", "right", "source")}
-        rows.append(about | {"n": len(kept), "missing": len(values) - len(kept)} | _audit(kept, level, seed))
+        rows.append(about | {"n": len(kept), "missing": len(group) - len(whole)} | _audit(kept, level, seed))
     table = DataFrame(rows, columns=[*[c for c in COLUMNS if c not in ("q", "verdict")], "reason", "p_total"])
     table["q"] = effects.q_values(table["p"].to_numpy(float))
     table["verdict"] = [_verdict(row, alpha) for row in table.to_dict("records")]

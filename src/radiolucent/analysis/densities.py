@@ -29,9 +29,9 @@ def density(
 
     m is the absolute relevance of target a that lies in region b, v the region's volume, B all regions together (or the
     whole scan, `within`). Without a unit; 1: as much as if relevance were spread evenly over B; 2: twice that. Means are over
-    the n cases (or patients) that have region and relevance in B; `n_present` have the region. `role` is "own" for the
-    target's structure, "mirror" for the same one on the other side, "outside" for the background (whole scan only), else
-    "other".
+    the n cases (or patients) that have region and relevance in B; `n_present` have the region, with or without relevance
+    in B. `role` is "own" for the target's structure, "mirror" for the same one on the other side, "outside" for the
+    background (whole scan only), else "other".
 
     Raises:
         BadInput: `within` is neither "regions" nor "scan".
@@ -42,13 +42,14 @@ def density(
     roles = {match.target: dict.fromkeys(match.mirror, "mirror") | dict.fromkeys(match.own, "own") for match in matches}
     part = shares(regions, within)
     rows = []
-    for profile in profiles(
-        part.assign(density=part["share"] / part["volume"].where(part["volume"] > 0)), "density", patients=patients
-    ):
-        for key, region, values in zip(keys(profile.regions), profile.regions.to_dict("records"), profile.values.T, strict=True):
+    part = part.assign(density=part["share"] / part["volume"].where(part["volume"] > 0))
+    sizes = profiles(part, "voxels", patients=patients)
+    for profile, size in zip(profiles(part, "density", patients=patients), sizes, strict=True):
+        columns = zip(keys(profile.regions), profile.regions.to_dict("records"), profile.values.T, size.values.T, strict=True)
+        for key, region, values, voxels in columns:
             mean = bootstrap_mean(values, level=level, seed=seed)
             role = roles.get(profile.target, {}).get(key, "outside" if region["label"] == BACKGROUND else "other")
             about = {name: region[name] for name in ("region", "label", "hemisphere")} | {"role": role}
             about |= {"density": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
-            rows.append(profile.key | about | {"n_present": int((~(values != values)).sum())})
+            rows.append(profile.key | about | {"n_present": int((voxels > 0).sum())})
     return DataFrame(rows, columns=COLUMNS)

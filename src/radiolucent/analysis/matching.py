@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from pandas import DataFrame
@@ -13,18 +13,22 @@ from radiolucent.analysis.sides import Pairs, chosen_pairs, keys
 from radiolucent.errors import BadInput
 from radiolucent.sided import sided
 
-Within = str
-WITHIN = ("regions", "scan")
+Within = Literal["regions", "scan"]
+WITHIN: tuple[Within, ...] = get_args(Within)
 """What relevance and volume are shares of: all regions together, or the whole scan."""
 
 
 class Match(NamedTuple):
-    """A target with the keys of its own regions and of those on the other side; without them there is a reason."""
+    """A target with the keys of its own regions and of those on the other side; without them there is a reason.
+
+    `left`: its own regions are the left parts of their pairs.
+    """
 
     target: str
     own: tuple[str, ...] = ()
     mirror: tuple[str, ...] = ()
     reason: str = ""
+    left: bool = False
 
     @property
     def structure(self) -> str:
@@ -33,6 +37,15 @@ class Match(NamedTuple):
     @property
     def opposite(self) -> str:
         return title(self.mirror)
+
+    @property
+    def unit(self) -> str:
+        """The name that a structure and its mirror share, as they vary alike; of both sides together another one."""
+        parts = (self.own, self.mirror) if self.left or not self.mirror else (self.mirror, self.own)
+        names = [[sided(*key.split("\0")) for key in part] for part in parts if part]
+        stems = dict.fromkeys(" + ".join(dict.fromkeys(stem for stem, _ in part)) for part in names)
+        both = not self.mirror and {"L", "R"} <= {side for part in names for _, side in part}
+        return " / ".join(stems) + (" (both sides)" if both else "")
 
 
 def matches(regions: DataFrame, targets: Sequence[str], structures: Pairs = (), pairs: Pairs = ()) -> list[Match]:
@@ -54,10 +67,8 @@ def matches(regions: DataFrame, targets: Sequence[str], structures: Pairs = (), 
     names = labels[["region", "hemisphere"]].drop_duplicates()
     names = names.assign(key=keys(names)).sort_values("key")
     given = _given(names, targets, structures)
-    other: dict[str, str] = {}
-    for _, left, right in chosen_pairs(names, pairs):
-        other |= {left: right, right: left}
-    return [_match(target, names, given.get(target, ()), other) for target in dict.fromkeys(targets)]
+    to_right = {left: right for _, left, right in chosen_pairs(names, pairs)}
+    return [_match(target, names, given.get(target, ()), to_right) for target in dict.fromkeys(targets)]
 
 
 def _given(names: DataFrame, targets: Collection[str], structures: Pairs) -> dict[str, tuple[str, ...]]:
@@ -68,19 +79,21 @@ def _given(names: DataFrame, targets: Collection[str], structures: Pairs) -> dic
         raise BadInput("structures as (target, region)", ", ".join(unknown), do)
     found: dict[str, tuple[str, ...]] = {}
     for target, region in structures:
-        found[target] = (*found.get(target, ()), *names.loc[names["region"] == region, "key"])
+        keys_of = names.loc[names["region"] == region, "key"]
+        found[target] = tuple(dict.fromkeys([*found.get(target, ()), *keys_of]))  # one that is named twice counts once
     return found
 
 
-def _match(target: str, names: DataFrame, own: tuple[str, ...], other: dict[str, str]) -> Match:
+def _match(target: str, names: DataFrame, own: tuple[str, ...], to_right: dict[str, str]) -> Match:
     if not own:
         own, reason = _by_name(target, names)
         if not own:
             return Match(target, reason=reason)
+    other = to_right | {right: left for left, right in to_right.items()}
     mirror = tuple(other[key] for key in own if key in other)
     if len(mirror) < len(own) or set(mirror) & set(own):
         return Match(target, own)
-    return Match(target, own, mirror)
+    return Match(target, own, mirror, left=all(key in to_right for key in own))
 
 
 def _by_name(target: str, names: DataFrame) -> tuple[tuple[str, ...], str]:

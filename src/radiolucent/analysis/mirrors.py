@@ -18,6 +18,7 @@ OWN = [
     *GROUP,
     "structure",
     "opposite",
+    "unit",
     "inside",
     "own",
     "mirror",
@@ -43,7 +44,8 @@ def own(regions: DataFrame, matches: Sequence[Match], *, within: Within = "regio
     B and the shares are those of `density`; `inside` is the share of the whole map that lies in B. The index is 1 where
     all of both lies in the own structure, 0 where as much lies in the mirror, -1 where all does; index_by_volume is what
     an evenly spread map would have. NaN where a structure is absent from the scan, no relevance lies in either, or the
-    target has none (or no mirror); such a target has no row at all if it has no own structure.
+    target has none (or no mirror); such a target has no row at all if it has no own structure. `unit` is one name for a
+    structure and its mirror, see `Match`.
     """
     part = shares(regions, within)
     rows = []
@@ -65,7 +67,7 @@ def _own(part: DataFrame, match: Match) -> list[dict[str, Any]]:
     found["density"] = found["own"] / found["own_volume"]
     found["index"] = _index(found["own"], found["mirror"])
     found["index_by_volume"] = _index(found["own_volume"], found["mirror_volume"])
-    return found.reset_index().assign(structure=match.structure, opposite=match.opposite)[OWN].to_dict("records")
+    return found.reset_index().assign(structure=match.structure, opposite=match.opposite, unit=match.unit)[OWN].to_dict("records")
 
 
 def _index(a: Series, b: Series) -> Series:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from radiolucent.analysis.asymmetry import VOLUMES
 from radiolucent.analysis.matching import WITHIN
@@ -29,7 +29,8 @@ class Settings:
         training: table of the outputs' training data, for their variability: a row per target with mean and spread, or a
             column per target with a row per scan. None: as the model card says, else this cohort's volumes.
         truth: where true values are: "volumes" of the regions, or columns of the manifest by a pattern like
-            "true {target}"; "": columns called like the targets, else volumes, where the card gives mm3 as the unit.
+            "true {target}"; "": columns called like both outputs of a pair, else volumes, where the card's unit is mm3,
+            cm3 or ml.
         edges: how many of the strongest context edges are kept per method and layer.
         seed: of folds, forests, bootstraps and permutations.
     """
@@ -37,7 +38,7 @@ class Settings:
     reference: str = ""
     covariates: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
-    within: str = "regions"
+    within: Literal["regions", "scan"] = "regions"
     structures: tuple[tuple[str, str], ...] = ()
     margin: float = MARGIN
     training: Path | None = None

@@ -98,7 +98,7 @@ def judged(table: DataFrame, alpha: float, sides: tuple[str, str]) -> DataFrame:
 
 
 def keys(rows: DataFrame) -> list[str]:
-    """What tells regions apart: name and hemisphere."""
+    """One per structure and side, by name and hemisphere: labels that share both are one structure."""
     return [f"{name}\0{side}" for name, side in zip(rows["region"], rows["hemisphere"], strict=True)]
 
 

@@ -15,7 +15,6 @@ from radiolucent.analysis.matching import Match
 from radiolucent.analysis.profiles import GROUP, Patients, units
 from radiolucent.analysis.sides import keys
 from radiolucent.geometry import Array
-from radiolucent.sided import sided
 from radiolucent.statistics import bootstrap_mean
 
 COHORT = "region volumes of this cohort"
@@ -85,7 +84,7 @@ def variation(
 ) -> DataFrame:
     """Per method, layer and target: the mean density of relevance on its own structure (see `own`), and its CV.
 
-    `unit` is the structure's name without its side, which `variability` counts once.
+    `unit` is the structure's name without its side, which `variability` counts once; both sides together are another.
     """
     rows = []
     of = coefficients.set_index("target")
@@ -93,7 +92,7 @@ def variation(
     for key, group in own.groupby(GROUP, sort=False):
         target = str(key[2])
         mean = bootstrap_mean(group["density"].groupby(unit[group.index]).mean().to_numpy(float), level=level, seed=seed)
-        about = dict(zip(GROUP, key, strict=True)) | {"structure": group["structure"].iloc[0], "unit": sided(target)[0]}
+        about = dict(zip(GROUP, key, strict=True)) | {c: group[c].iloc[0] for c in ("structure", "unit")}
         about |= {"density": mean.mean, "low": mean.low, "high": mean.high, "n": mean.n}
         cv = of.loc[target] if target in of.index else {"cv": math.nan, "source": "", "reason": "not an output of the model"}
         rows.append(about | {name: cv[name] for name in ("cv", "source", "reason")})

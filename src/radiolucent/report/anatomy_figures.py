@@ -20,7 +20,7 @@ from pandas import DataFrame
 
 from radiolucent.geometry import Array
 from radiolucent.report.cohort_figures import root_scale
-from radiolucent.report.matrix import MOST_NUMBERS, Matrix, keys, named, short
+from radiolucent.report.matrix import MOST_NUMBERS, Matrix, column_keys, named, short
 
 OWN, MIRROR, OTHER = "#7a0f7a", "#00897b", "#7f7f7f"
 """The target's structure, its mirror, the others: told apart by lightness and shape too."""
@@ -52,7 +52,7 @@ def density_map(density: DataFrame) -> Figure:
     image = axis.imshow(shown, cmap=colours, norm=norm, aspect="auto" if matrix.few else "equal")
     for role, style in (("mirror", "dotted"), ("own", "solid")):
         rows = density[density["role"] == role]
-        matrix.frame(axis, set(zip(rows["target"], keys(rows), strict=True)), style)
+        matrix.frame(axis, set(zip(rows["target"], column_keys(rows), strict=True)), style)
     if len(matrix.regions) <= MOST_NUMBERS:
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
@@ -116,8 +116,11 @@ def _legend(axis: Axes, names: dict[str, str], more: Sequence[Line2D] = ()) -> N
     axis.grid(axis="x", linewidth=0.4, alpha=0.6)
 
 
-def mirror_shares(mirror: DataFrame, alpha: float = 0.05) -> Figure:
-    """Each target's share in its own structure and in its mirror, with intervals, and what an even spread would give."""
+def mirror_shares(mirror: DataFrame, alpha: float) -> Figure:
+    """Each target's share in its own structure and in its mirror, with intervals, and what an even spread would give.
+
+    The words beside them are verdicts at `alpha`, as those of the table.
+    """
     rows = mirror.to_dict("records")
     figure = Figure(figsize=(8.2, 0.42 * len(rows) + 1.3), layout="constrained", facecolor="white")
     axis = figure.subplots()

@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from pandas import DataFrame
 
 from radiolucent.geometry import Array
-from radiolucent.report.matrix import LONGEST, MOST_NUMBERS, Matrix, keys, named, short
+from radiolucent.report.matrix import LONGEST, MOST_NUMBERS, Matrix, column_keys, named, short
 
 _COLOURS = "viridis"
 _MOST_PANELS = 4
@@ -38,7 +38,7 @@ def heat_map(importance: DataFrame, classes: DataFrame | None = None) -> Figure:
     norm = PowerNorm(0.5, 0, max(np.nanmax(values), 0.01))
     image = axis.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, aspect="auto" if matrix.few else "equal")
     known = labels[labels["role"] == "itself"] if "role" in labels.columns else labels[:0]
-    matrix.frame(axis, {*zip(known["target"], keys(known), strict=True), *matrix.alike})
+    matrix.frame(axis, {*zip(known["target"], column_keys(known), strict=True), *matrix.alike})
     for place in breaks:
         axis.axhline(place - 0.5, color="white", linewidth=2.5)
     if len(matrix.regions) <= MOST_NUMBERS:
@@ -124,14 +124,14 @@ def distributions(regions: DataFrame, importance: DataFrame, target: str, most: 
     chosen = importance[(importance["target"] == target) & (importance["kind"] == "label")]
     chosen = chosen.sort_values("mean", ascending=False, kind="stable")[:most]
     rows = regions[(regions["target"] == target) & (regions["kind"] == "label")]
-    values = rows.assign(key=keys(rows)).pivot_table(index="case", columns="key", values="mass_fraction", aggfunc="sum")
+    values = rows.assign(key=column_keys(rows)).pivot_table(index="case", columns="key", values="mass_fraction", aggfunc="sum")
     values = values.fillna(0.0).sort_index()
     height = 0.27 * len(chosen) + 1.1
     figure = Figure(figsize=(7.5, height), layout="constrained", facecolor="white")
     axis = figure.subplots()
     shake = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
     colours = {"itself": "#440154", "background": "#808080"}
-    for place, (key, role) in enumerate(zip(keys(chosen), chosen["role"], strict=True)):
+    for place, (key, role) in enumerate(zip(column_keys(chosen), chosen["role"], strict=True)):
         shares, colour = values[key].to_numpy(), colours.get(role, "#21918c")
         axis.plot(shares, place + shake, "o", color=colour, markersize=2.6, alpha=0.45, markeredgewidth=0)
         low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75])

@@ -32,7 +32,7 @@ class Matrix(NamedTuple):
     def of(cls, labels: DataFrame, targets: list[str], value: str) -> Matrix:
         """From rows with target, label, region and hemisphere; NaN where there is no such row."""
         regions = _regions(labels, targets)
-        wide = labels.assign(key=keys(labels)).pivot_table(index="target", columns="key", values=value, aggfunc="first")
+        wide = labels.assign(key=column_keys(labels)).pivot_table(index="target", columns="key", values=value, aggfunc="first")
         return cls(targets, regions, wide.reindex(index=targets, columns=[key for key, _ in regions]).to_numpy(float))
 
     @property
@@ -75,7 +75,7 @@ class Matrix(NamedTuple):
 
 def _regions(labels: DataFrame, targets: Sequence[str]) -> list[tuple[str, str]]:
     """Key and name of each region: those of targets in their order, the others by label, the background last."""
-    table = labels.assign(key=keys(labels), name=named(labels)).drop_duplicates("key")
+    table = labels.assign(key=column_keys(labels), name=named(labels)).drop_duplicates("key")
     place = {target: i for i, target in enumerate(targets)}
     last = len(targets)
     rank = [
@@ -86,8 +86,8 @@ def _regions(labels: DataFrame, targets: Sequence[str]) -> list[tuple[str, str]]
     return [(key, name) for _, key, name in rows]
 
 
-def keys(rows: DataFrame) -> list[str]:
-    """What tells regions apart."""
+def column_keys(rows: DataFrame) -> list[str]:
+    """One per label, also where two labels have one name and side, whose relevance `analysis.sides` adds up."""
     return [f"{label}\0{name}\0{side}" for label, name, side in zip(rows["label"], rows["region"], rows["hemisphere"], strict=True)]
 
 

@@ -14,11 +14,11 @@ _MOST_TARGETS = 6  # whose densities are drawn one by one; all are in the heat m
 _MOST_NAMED = 6
 
 
-def anatomy_panels(tables: Mapping[str, DataFrame]) -> list[Panel]:
+def anatomy_panels(tables: Mapping[str, DataFrame], alpha: float) -> list[Panel]:
     """None of a study whose model is no regression; of what could not be answered, a table with the reasons or nothing."""
     if "density" not in tables:
         return []
-    return [_density(tables["density"]), *_mirror(tables["mirror"]), *_variability(tables), *_asymmetry(tables)]
+    return [_density(tables["density"]), *_mirror(tables["mirror"], alpha), *_variability(tables), *_asymmetry(tables)]
 
 
 def _density(density: DataFrame) -> Panel:
@@ -44,11 +44,11 @@ def _density(density: DataFrame) -> Panel:
     )
 
 
-def _mirror(mirror: DataFrame) -> list[Panel]:
+def _mirror(mirror: DataFrame, alpha: float) -> list[Panel]:
     if mirror.empty:
         return []
     groups = [
-        Group(where, [(draw.mirror_shares(rows), "Does the model look at what it measures, or as much at the other side?")])
+        Group(where, [(draw.mirror_shares(rows, alpha), "Does the model look at what it measures, or as much at the other side?")])
         for where, rows in each(mirror)
     ]
     text = (
@@ -80,7 +80,7 @@ def _asymmetry(tables: Mapping[str, DataFrame]) -> list[Panel]:
     found = tables["asymmetry"]
     if found.empty:
         return []
-    source = found["source"].iloc[0]
+    source = " and ".join(found["source"].unique())
     text = (
         f"Right minus left as the model predicts it, against the truth (from {source}): does it see asymmetry, or only total size?"
     )

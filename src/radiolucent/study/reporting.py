@@ -33,7 +33,7 @@ def write_study_report(study: Study, analysis: Analysis) -> Path:
         _anomaly(study, tables, cases, links),
         _bias(tables),
         *_sides(tables),
-        *anatomy_panels(tables),
+        *anatomy_panels(tables, analysis.settings.alpha),
         *_drift(tables),
         _cases(cases, links, agreement(cases, patients_of(study.manifest()), analysis.settings), analysis.settings.level),
     ]
