@@ -207,8 +207,12 @@ def test_dissection_is_its_equation_over_a_coarse_layer() -> None:
             assert row["iou"] == pytest.approx(both / either)
             assert row["threshold"] == pytest.approx(T)
     assert table.groupby("unit")["best"].sum().tolist() == [1] * 4
-    with pytest.raises(BadInput, match=r"a mask of 'a' on the model's grid \(12, 10\)"):
+    with pytest.raises(BadInput, match=r"boolean masks of shape \(12, 10\); got bool \(3, 3\) for 'a'"):
         dissect(net, "1", [(cases[0][0], {"a": np.ones((3, 3), bool)})])
+    with pytest.raises(BadInput, match=r"boolean masks of shape \(12, 10\); got uint8 \(12, 10\) for 'a'"):
+        dissect(net, "1", [(cases[0][0], {"a": np.full((12, 10), 255, np.uint8)})])  # counted as 255 voxels each otherwise
+    with pytest.raises(BadInput, match="landmarks; got none in 2 cases"):
+        dissect(net, "1", [(x, {}) for x, _ in cases[:2]])
     with pytest.raises(BadInput, match="a quantile between 0 and 1"):
         dissect(net, "1", cases, quantile=0)
 

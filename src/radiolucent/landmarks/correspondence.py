@@ -46,8 +46,8 @@ def correspondence(
     """
     mass = Mass.of(relevance, part)
     shape = mass.values.shape
-    named = checked(landmarks, relevance.grid)
-    noted = checked(annotations or {}, relevance.grid)
+    named = checked(landmarks, relevance.grid.shape)
+    noted = checked(annotations or {}, relevance.grid.shape)
     both = set(named) & set(noted) or {"background", "border"} & {*named, *noted}
     if both or not named:
         raise BadInput("landmarks with names of their own, at least one", f"{sorted(both) or 'none'}", "Rename them.")
