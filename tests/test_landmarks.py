@@ -4,6 +4,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pandas import DataFrame
@@ -304,6 +305,12 @@ def test_a_hunt_says_what_it_lacks() -> None:
         hunt(rows + rows, cases)
     with pytest.raises(BadInput, match="a row of `cases` for each case; got none for c00"):
         hunt(rows, cases[1:])
+    with pytest.raises(BadInput, match="one row of `cases` for each case; got several for c00, c01"):
+        hunt(rows, pd.concat([cases, cases[:2]]))
+    alone = hunt(rows, cases[["case", "truth", "predicted"]])
+    assert len(alone.ranking) == 12, "a ranking needs no covariate"
+    with pytest.raises(BadInput, match="a hunt with covariates; got one that tested none"):
+        alone.found()
     both = [row | {"kind": "landmark"} for row in rows]
     with pytest.raises(BadInput, match="landmarks that do not overlap"):
         hunt(both, cases)
