@@ -162,6 +162,30 @@ def test_the_table_is_the_means_and_the_test_of_its_rows() -> None:
         landmark_table(rows + rows, by=["model"])
 
 
+def test_several_images_of_a_patient_are_one_in_the_table() -> None:
+    rows: list[dict[str, Any]] = []
+    owner = {}
+    for patient, image in product(range(8), range(3)):
+        case = f"c{patient}-{image}"
+        if image <= patient % 3:  # 1, 2 or 3 images
+            owner[case] = f"p{patient}"
+            found = correspondence(Volume(np.abs(relevance((8, 8), seed=patient).data) + image), {"bone": box((8, 8))})
+            rows += [{"case": case, "model": "a", "class": "hand"} | row for row in found]
+    rows[0] |= dict.fromkeys(("share", "p"), float("nan"))  # of p0's only image
+    bone = DataFrame(rows).query("landmark == 'bone'")
+    bone = bone.assign(unit=bone["case"].map(owner), above=bone["share"] - bone["area"], less=(bone["p"] < 0.05) * 1.0)
+    each = bone.groupby("unit")[["share", "above", "hit", "less"]].mean()
+    row = landmark_table(rows, patients=owner).query("landmark == 'bone'").iloc[0]
+    assert (row["n"], row["missing"]) == (7, 1)
+    assert row["share"] == pytest.approx(each["share"].mean())
+    assert row["hit"] == pytest.approx(each["hit"].mean())
+    assert row["significant"] == pytest.approx(each["less"][1:].mean())
+    assert row["p"] == pytest.approx(wilcoxon(each["above"].dropna()).pvalue)
+    apart = landmark_table(rows).query("landmark == 'bone'").iloc[0]
+    assert (apart["n"], apart["missing"]) == (len(owner) - 1, 1)
+    assert apart["p"] < row["p"], "images that say the same thing again are no new evidence"
+
+
 class Detectors(nn.Module):
     """Unit 0 is the image itself, unit 1 its negative, unit 2 always 0."""
 
