@@ -4,6 +4,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pandas import DataFrame
@@ -161,6 +162,30 @@ def test_the_table_is_the_means_and_the_test_of_its_rows() -> None:
         landmark_table(rows + rows, by=["model"])
 
 
+def test_several_images_of_a_patient_are_one_in_the_table() -> None:
+    rows: list[dict[str, Any]] = []
+    owner = {}
+    for patient, image in product(range(8), range(3)):
+        case = f"c{patient}-{image}"
+        if image <= patient % 3:  # 1, 2 or 3 images
+            owner[case] = f"p{patient}"
+            found = correspondence(Volume(np.abs(relevance((8, 8), seed=patient).data) + image), {"bone": box((8, 8))})
+            rows += [{"case": case, "model": "a", "class": "hand"} | row for row in found]
+    rows[0] |= dict.fromkeys(("share", "p"), float("nan"))  # of p0's only image
+    bone = DataFrame(rows).query("landmark == 'bone'")
+    bone = bone.assign(unit=bone["case"].map(owner), above=bone["share"] - bone["area"], less=(bone["p"] < 0.05) * 1.0)
+    each = bone.groupby("unit")[["share", "above", "hit", "less"]].mean()
+    row = landmark_table(rows, patients=owner).query("landmark == 'bone'").iloc[0]
+    assert (row["n"], row["missing"]) == (7, 1)
+    assert row["share"] == pytest.approx(each["share"].mean())
+    assert row["hit"] == pytest.approx(each["hit"].mean())
+    assert row["significant"] == pytest.approx(each["less"][1:].mean())
+    assert row["p"] == pytest.approx(wilcoxon(each["above"].dropna()).pvalue)
+    apart = landmark_table(rows).query("landmark == 'bone'").iloc[0]
+    assert (apart["n"], apart["missing"]) == (len(owner) - 1, 1)
+    assert apart["p"] < row["p"], "images that say the same thing again are no new evidence"
+
+
 class Detectors(nn.Module):
     """Unit 0 is the image itself, unit 1 its negative, unit 2 always 0."""
 
@@ -207,8 +232,12 @@ def test_dissection_is_its_equation_over_a_coarse_layer() -> None:
             assert row["iou"] == pytest.approx(both / either)
             assert row["threshold"] == pytest.approx(T)
     assert table.groupby("unit")["best"].sum().tolist() == [1] * 4
-    with pytest.raises(BadInput, match=r"a mask of 'a' on the model's grid \(12, 10\)"):
+    with pytest.raises(BadInput, match=r"boolean masks of shape \(12, 10\); got bool \(3, 3\) for 'a'"):
         dissect(net, "1", [(cases[0][0], {"a": np.ones((3, 3), bool)})])
+    with pytest.raises(BadInput, match=r"boolean masks of shape \(12, 10\); got uint8 \(12, 10\) for 'a'"):
+        dissect(net, "1", [(cases[0][0], {"a": np.full((12, 10), 255, np.uint8)})])  # counted as 255 voxels each otherwise
+    with pytest.raises(BadInput, match="landmarks; got none in 2 cases"):
+        dissect(net, "1", [(x, {}) for x, _ in cases[:2]])
     with pytest.raises(BadInput, match="a quantile between 0 and 1"):
         dissect(net, "1", cases, quantile=0)
 
@@ -300,6 +329,12 @@ def test_a_hunt_says_what_it_lacks() -> None:
         hunt(rows + rows, cases)
     with pytest.raises(BadInput, match="a row of `cases` for each case; got none for c00"):
         hunt(rows, cases[1:])
+    with pytest.raises(BadInput, match="one row of `cases` for each case; got several for c00, c01"):
+        hunt(rows, pd.concat([cases, cases[:2]]))
+    alone = hunt(rows, cases[["case", "truth", "predicted"]])
+    assert len(alone.ranking) == 12, "a ranking needs no covariate"
+    with pytest.raises(BadInput, match="a hunt with covariates; got one that tested none"):
+        alone.found()
     both = [row | {"kind": "landmark"} for row in rows]
     with pytest.raises(BadInput, match="landmarks that do not overlap"):
         hunt(both, cases)

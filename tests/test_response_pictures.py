@@ -42,3 +42,11 @@ def test_there_are_as_many_colours_as_classes() -> None:
     scan = Volume(np.ones((1, 2, 2)))
     with pytest.raises(BadInput, match="at most 12 classes"):
         class_map(scan, np.zeros((2, 2), int), np.ones((2, 2)), [str(c) for c in range(13)])
+
+
+def test_a_picture_of_nothing_is_refused() -> None:
+    scan = Volume(np.ones((1, 2, 2)))
+    with pytest.raises(BadInput, match="the map of an active unit; got 2 units, of which none is shown"):
+        unit_maps(scan, np.zeros((2, 2)), np.zeros((2, 2, 2)), [-1, -1])
+    with pytest.raises(BadInput, match="a case to draw; got none"):
+        ranked_cases([])

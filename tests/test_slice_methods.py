@@ -230,6 +230,31 @@ def test_curves_of_a_sum_by_hand() -> None:
     torch.testing.assert_close(drops, torch.tensor([LEVELS]))
 
 
+@pytest.mark.parametrize("pooling", ["gated", "attention"])
+def test_where_the_weight_of_a_slice_that_is_left_out_goes(pooling: str) -> None:
+    """Gated: to the others, in proportion. Attention: its query is the mean of what is left, and the weights are others."""
+    net = model(pooling)
+    features = net.features(volumes(1))
+    there = torch.ones(1, features.shape[1], dtype=torch.bool)
+    there[0, 3] = False
+    kept: list[Tensor] = []
+    net.pooling.weights.register_forward_hook(lambda m, a, output: kept.append(output.detach()))
+    net.from_features(features)
+    net.from_features(features, there)
+    whole, rest = kept
+    handed_on = whole * there / (whole * there).sum(-1, keepdim=True)
+    assert (relative(rest, handed_on) < 1e-12) == (pooling == "gated")
+    if pooling == "attention":
+        query = net.pooling.attention.in_proj_weight.chunk(3)[0]
+        assert rest[0, :, 3].tolist() == [0, 0]
+        with torch.no_grad():
+            query.zero_()
+        kept.clear()
+        net.from_features(features)
+        net.from_features(features, there)
+        torch.testing.assert_close(kept[1], kept[0] * there / (kept[0] * there).sum(-1, keepdim=True))
+
+
 def test_honest_and_dishonest_weights_are_told_apart() -> None:
     net, x = Sum(), levels()
     features = net.features(x)

@@ -95,6 +95,15 @@ def _middle(conv: nn.Conv2d) -> int:
     return reach // 2 - before
 
 
+def test_a_repeated_kernel_starts_as_no_3d_network_s_own_does() -> None:
+    """Its layers are equal and a third in size, so `kind="3d"` with random weights is not what a 3D ResNet starts as."""
+    torch.manual_seed(0)
+    flat = nn.Conv2d(8, 8, 3)
+    wide = convert(nn.Sequential(flat), "3d")[0].weight
+    assert torch.equal(wide, (flat.weight / 3).unsqueeze(2).expand(-1, -1, 3, -1, -1))
+    assert wide.std() < 0.7 * nn.Conv3d(8, 8, 3).weight.std()
+
+
 def test_acs_kernels_lie_in_the_three_planes() -> None:
     """A point in the middle lights up what each output's kernel covers: a plane with one cell across its own axis."""
     conv = nn.Conv2d(1, 3, 3, padding=1, bias=False)

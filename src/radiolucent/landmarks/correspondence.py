@@ -10,6 +10,7 @@ from pandas import DataFrame
 from scipy.stats import rankdata
 
 from radiolucent.analysis import effects
+from radiolucent.analysis.profiles import Patients, units
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 from radiolucent.landmarks.places import Mask, checked
@@ -46,8 +47,8 @@ def correspondence(
     """
     mass = Mass.of(relevance, part)
     shape = mass.values.shape
-    named = checked(landmarks, relevance.grid)
-    noted = checked(annotations or {}, relevance.grid)
+    named = checked(landmarks, relevance.grid.shape)
+    noted = checked(annotations or {}, relevance.grid.shape)
     both = set(named) & set(noted) or {"background", "border"} & {*named, *noted}
     if both or not named:
         raise BadInput("landmarks with names of their own, at least one", f"{sorted(both) or 'none'}", "Rename them.")
@@ -86,13 +87,17 @@ def _shifted(wave: Array, mask: Mask, total: float) -> float:
     return float((sums >= sums.reshape(-1)[0] - 1e-9 * total).mean())
 
 
-def landmark_table(rows: DataFrame | Sequence[Mapping[str, Any]], by: Sequence[str] = ("model", "class")) -> DataFrame:
+def landmark_table(
+    rows: DataFrame | Sequence[Mapping[str, Any]], by: Sequence[str] = ("model", "class"), *, patients: Patients = None
+) -> DataFrame:
     """One row per group (`by`), landmark and measure of the cohort: means over cases, and a test against chance.
 
-    `rows` are those of `correspondence`, with a column `case` and the columns `by`. Columns: n cases, `missing` ones, the
-    mean of each measure, of share with its 95 % bootstrap interval; `significant`, the share of cases with p < 0.05; and a
-    Wilcoxon test of share - area over the cases (what shifted maps have on average is `area`) with its effect (> 0: more
-    than chance), p, q over the table (Benjamini & Hochberg), and the reason where it was not made.
+    `rows` are those of `correspondence`, with a column `case` and the columns `by`. `patients`: case -> patient where some
+    have several; cases of one patient are not independent, so their values are averaged first, and what is said of cases
+    from here on is of patients. Columns: n cases, `missing` ones, the mean of each measure, of share with its 95 % bootstrap
+    interval; `significant`, the share of cases with p < 0.05; and a Wilcoxon test of share - area over the cases (what
+    shifted maps have on average is `area`) with its effect (> 0: more than chance), p, q over the table (Benjamini &
+    Hochberg), and the reason where it was not made.
     """
     table = DataFrame(rows) if not isinstance(rows, DataFrame) else rows
     missing = [c for c in ("case", *by, "landmark", "kind", "area", "p", *MEASURES) if c not in table.columns]
@@ -101,13 +106,16 @@ def landmark_table(rows: DataFrame | Sequence[Mapping[str, Any]], by: Sequence[s
         raise BadInput("rows of correspondence with a case and " + ", ".join(by), got, "Add them to each row.")
     if table.duplicated(["case", *by, "landmark"]).any():
         raise BadInput("one row per case, " + ", ".join(by) + " and landmark", "several", "Add what tells them apart to `by`.")
+    significant = (table["p"] < 0.05).where(table["p"].notna()).astype(float)
+    table = table.assign(unit=units(table["case"], patients), above=table["share"] - table["area"], significant=significant)
     found = []
     for key, group in table.groupby([*by, "kind", "landmark"], sort=False):
-        share = bootstrap_mean(group["share"].to_numpy(float))
-        test = effects.signed((group["share"] - group["area"]).to_numpy(float))
+        each = group.groupby("unit", sort=False)[["area", "above", "significant", *MEASURES]].mean()
+        share = bootstrap_mean(each["share"].to_numpy(float))
+        test = effects.signed(each["above"].to_numpy(float))
         row = dict(zip([*by, "kind", "landmark"], key, strict=True)) | {"n": share.n, "missing": share.missing}
-        row |= {"area": group["area"].mean()} | {name: group[name].mean() for name in MEASURES}
-        row |= {"low": share.low, "high": share.high, "significant": float((group["p"].dropna() < 0.05).mean())}
+        row |= each[["area", *MEASURES]].mean().to_dict()
+        row |= {"low": share.low, "high": share.high, "significant": float(each["significant"].mean())}
         found.append(row | {"effect": test.effect, "p": test.p, "reason": test.reason})
     result = DataFrame(found)
     result.insert(result.columns.get_loc("p") + 1, "q", effects.q_values(result["p"].to_numpy(float)))

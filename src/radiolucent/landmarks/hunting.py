@@ -20,7 +20,7 @@ class Hunt(NamedTuple):
 
     ranking: a row per case, the most response outside the anatomy first: case, truth, predicted, correct, outside, and the
         share of each place that is no anatomy.
-    tests: the rows of `analysis.bias`, with `target` = all, correct or misclassified.
+    tests: the rows of `analysis.bias`, with `target` = all, correct or misclassified; empty where no covariate is known.
     """
 
     ranking: DataFrame
@@ -28,6 +28,8 @@ class Hunt(NamedTuple):
 
     def found(self, alpha: float = 0.05) -> DataFrame:
         """The tests that the false discovery rate lets through, the largest effect first."""
+        if self.tests.empty:
+            raise BadInput("a hunt with covariates", "one that tested none", "Give `cases` a column for each: hardware, view, ...")
         kept = self.tests[self.tests["q"] < alpha]
         return kept.reindex(kept["effect"].abs().sort_values(ascending=False).index)
 
@@ -66,11 +68,13 @@ def hunt(
         )
     if table.duplicated(["case", "landmark"]).any():
         raise BadInput("one map per case", "several rows for a case and landmark", "Hunt in one model and method at a time.")
-    ranking = _ranking(table, cases.assign(case=cases["case"].astype(str)))
-    names = list(covariates) or [c for c in cases.columns if c not in ("case", "truth", "predicted")]
-    values = _values(ranking, table)
     manifest = cases.assign(case=cases["case"].astype(str))
-    tests = bias(values, manifest, names, patients=patients, level=level, alpha=alpha) if names else DataFrame()
+    twice = manifest["case"][manifest["case"].duplicated()].unique()
+    if len(twice):
+        raise BadInput("one row of `cases` for each case", f"several for {', '.join(twice[:5])}", "Leave one of each.")
+    ranking = _ranking(table, manifest)
+    names = list(covariates) or [c for c in cases.columns if c not in ("case", "truth", "predicted")]
+    tests = bias(_values(ranking), manifest, names, patients=patients, level=level, alpha=alpha) if names else DataFrame()
     return Hunt(ranking, tests)
 
 
@@ -98,7 +102,7 @@ def _ranking(table: DataFrame, cases: DataFrame) -> DataFrame:
     return ranking.sort_values("outside", ascending=False, kind="stable").reset_index(names="case")
 
 
-def _values(ranking: DataFrame, table: DataFrame) -> DataFrame:
+def _values(ranking: DataFrame) -> DataFrame:
     """What `bias` tests, as a long table."""
     quantities = [c for c in ranking.columns if c not in ("case", "truth", "predicted", "correct")]
     parts = []

@@ -62,12 +62,12 @@ def from_polygons(polygons: Sequence[Sequence[Sequence[float]]], grid: Grid) -> 
     return inside.reshape(grid.shape)
 
 
-def checked(landmarks: Mapping[str, Mask], grid: Grid) -> dict[str, Mask]:
-    """The masks, if they are on the grid."""
+def checked(landmarks: Mapping[str, Mask], shape: tuple[int, ...]) -> dict[str, Mask]:
+    """The masks, if they are boolean and of this shape."""
     for name, mask in landmarks.items():
-        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != grid.shape:
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != shape:
             got = f"{getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')} for {name!r}"
-            raise BadInput(f"boolean masks of shape {grid.shape}", got, "See from_volume, from_points, from_box, from_polygons.")
+            raise BadInput(f"boolean masks of shape {shape}", got, "See from_volume, from_points, from_box, from_polygons.")
     return dict(landmarks)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, binary_fill_holes, gaussian_filter, label
 
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
+from radiolucent.landmarks.places import Mask
 from radiolucent.volume import Volume
 
-Mask = NDArray[np.bool_]
 PARTS = ("bone", "soft tissue", "marks", "background")
 
 

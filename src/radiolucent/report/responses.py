@@ -28,6 +28,8 @@ COLOURS = (
 def unit_maps(scan: Volume, dominant: Array, maps: Array, units: Sequence[int], most: int = 25) -> Figure:
     """The image, the dominant map, and the map of each of the first `most` units (n, *grid), with its scale beside the first's."""
     shown = [(int(unit), each) for unit, each in zip(units, maps, strict=True) if unit >= 0][:most]
+    if not shown:
+        raise BadInput("the map of an active unit", f"{len(units)} units, of which none is shown", "Units of -1 were not active.")
     columns = 5 if len(shown) > 9 else 3
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(2.1 * (columns + 4), max(2.1 * rows, 4)), layout="constrained", facecolor="white")
@@ -65,6 +67,8 @@ def class_map(scan: Volume, which: Array, level: Array, names: Sequence[str]) ->
 
 def ranked_cases(cases: Sequence[tuple[str, Volume, Array]], columns: int = 5) -> Figure:
     """Title, scan and map of each case, in the order given: a bias hunt's ranking, misclassified cases first, ..."""
+    if not cases:
+        raise BadInput("a case to draw", "none", "Choose some of the ranking.")
     rows = -(-len(cases) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained", facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()

@@ -1,7 +1,9 @@
 """Does attention tell the truth? What slices do to the score, beside the weight that they have.
 
 All of it is about one volume x (1, c, i, j, k) and a model that pools slices (SliceModel). A slice is left out where
-the pooling does not see it: its weight goes to the others. Weights are (slices,), the heads' mean.
+the pooling does not see it. With gated attention its weight then goes to the others, in proportion to theirs; with
+attention pooling the query, the mean of the slices, is that of the others too, so that all weights are made anew.
+Weights are (slices,), the heads' mean.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ class VolumeModel(nn.Module):
 
     kind:
         "3d": the kernel k x k is repeated k times along the new axis and divided by k (Carreira & Zisserman, CVPR 2017);
-            with random weights it is the 3D ResNet.
+            with random weights it is not what a 3D ResNet starts as, for the k layers of a kernel are equal and
+            small: train MONAI's `resnet18(spatial_dims=3)` to compare with that.
         "acs": a third of the kernels lies in each of the three planes (Yang et al., JBHI 2021); no new weights.
         "2.5d": all kernels lie in the plane of the last two axes.
 

@@ -14,8 +14,8 @@ from radiolucent.models.slices.chunks import in_chunks
 from radiolucent.models.slices.encoders import build_encoder, extractor
 from radiolucent.models.slices.heads import head
 from radiolucent.models.slices.poolings import build_pooling
+from radiolucent.slicing import AXES
 
-AXES = ("i", "j", "k")
 STEMS = ("repeat", "adapted")
 
 
