@@ -206,6 +206,22 @@ def test_a_frozen_encoder_stays_bit_for_bit_and_is_shared_by_the_seeds(tmp_path:
     assert not torch.equal(thawed["encoder.0.weight"], first["encoder.0.weight"])
 
 
+def test_features_of_another_network_with_the_same_weights_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its first checkpoint, a training may be begun anew in its folder with other arguments."""
+    table = world(tmp_path / "data")
+    torch.save(Cached().state_dict(), tmp_path / "first.pt")
+    model, frozen = {**CACHED, "weights": str(tmp_path / "first.pt")}, {"epochs": 2, "frozen_epochs": 2}
+    other = {**model, "arguments": {"axis": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr("radiolucent.training.fitting.Fit._close", lambda fit: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(table, optimiser=frozen, model=model), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "features").iterdir())) == 1
+    train(recipe(table, optimiser=frozen, model=other), tmp_path / "out")
+    train(recipe(table, optimiser=frozen, model=other), tmp_path / "alone")
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "alone"))
+
+
 def test_a_head_by_name_is_trained_alone(tmp_path: Path) -> None:
     table = world(tmp_path / "data")
     model = {**SMALL, "head": ["head"]}

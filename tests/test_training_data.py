@@ -15,7 +15,7 @@ from scipy.ndimage import affine_transform
 from trainings import SIZE, images, recipe, world
 
 from radiolucent import Preprocessing, Volume, io
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, InputWarning
 from radiolucent.training import medmnist, read_recipe, splits
 from radiolucent.training.augmentation import Augmentation, warp
 from radiolucent.training.cases import read_cases
@@ -214,6 +214,19 @@ def test_broken_files_are_named_before_anything_is_trained_or_left_out(tmp_path:
     assert left.cases.labels[number] == cases.labels[6]
     on_disk = prepare(cases, asked.augmentation, "disk", tmp_path / "p", True, said.append)
     assert torch.equal(on_disk[(number, -1)][0], left[(number, -1)][0])
+
+
+def test_images_that_were_read_otherwise_are_not_taken_from_the_disk(tmp_path: Path) -> None:
+    table = world(tmp_path, 24)
+    data, _ = images(24)
+    data[3, 0, 0, 0] = np.nan
+    np.save(tmp_path / "003.npy", data[3])
+    zero = recipe(table, data={"nonfinite": "zero"})
+    with pytest.warns(InputWarning, match="replaced by 0"):
+        prepare(read_cases(zero), zero.augmentation, "disk", tmp_path / "p", False, print)
+    refuse = recipe(table)
+    with pytest.raises(BadInput, match=r"003.npy: expected finite voxels"):
+        prepare(read_cases(refuse), refuse.augmentation, "disk", tmp_path / "p", False, print)
 
 
 # MedMNIST

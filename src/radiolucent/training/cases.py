@@ -34,7 +34,8 @@ class Cases:
     """All cases in a fixed order.
 
     `labels` are class numbers (n,) in classification, else (n, outputs) float64; `classes` names the outputs. `origin`
-    says for each case what it was made from: it must stay the same while a training goes on.
+    says for each case what it was made from: it must stay the same while a training goes on. `how` says all that is done
+    to a scan when it is read.
     """
 
     ids: tuple[str, ...]
@@ -46,6 +47,7 @@ class Cases:
     origin: Mapping[str, Any]
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    how: str = ""
 
     def part(self, split: str) -> Array:
         """Numbers of the cases in a split."""
@@ -60,7 +62,7 @@ class Cases:
 
         read = Picked(self.read, tuple(stay))
         fields = (pick(self.ids), self.labels[stay], pick(self.splits), pick(self.patients), self.classes, read)
-        return Cases(*fields, self.origin, self.about, self.notes)
+        return Cases(*fields, self.origin, self.about, self.notes, self.how)
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def _medmnist(source: Source, preprocessing: Preprocessing, task: Task, say: Cal
         counts[split] += 1
     about = {"data": f"{source.medmnist} at {source.size} (MedMNIST v2, CC BY 4.0), official splits"}
     read = Arrays(found.images, preprocessing)
-    return Cases(tuple(ids), found.labels, found.splits, tuple(ids), found.classes, read, {"medmnist": source.medmnist}, about)
+    origin, own = {"medmnist": f"{source.medmnist} at {source.size}"}, tuple(ids)
+    return Cases(own, found.labels, found.splits, own, found.classes, read, origin, about, how=repr(preprocessing))
 
 
 def _folder(source: Source) -> list[Row]:
@@ -222,7 +225,8 @@ def _from_rows(rows: Sequence[Row], source: Source, preprocessing: Preprocessing
     root = (source.table or source.folder or Path()).parent
     origin = {row.id: _origin(row, root, part, label) for row, part, label in zip(rows, parts, labels.tolist(), strict=True)}
     about = {"data": (source.table or source.folder or Path()).name, "split_seed": source.split_seed}
-    return Cases(ids, labels, parts, patients, classes, Files(tuple(rows), source, preprocessing), origin, about, tuple(notes))
+    read, how = Files(tuple(rows), source, preprocessing), repr((preprocessing, source.colour, source.nonfinite))
+    return Cases(ids, labels, parts, patients, classes, read, origin, about, tuple(notes), how)
 
 
 def _origin(row: Row, root: Path, split: str, label: Any) -> str:

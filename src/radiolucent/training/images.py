@@ -111,8 +111,8 @@ def prepare(
 
 
 def _place(cases: Cases, folder: Path) -> Path:
-    """A folder of its own for these cases in this preprocessing: another recipe must not find them."""
-    told: list[Any] = [cases.ids, dict(cases.origin), repr(getattr(cases.read, "preprocessing", cases.read))]
+    """A folder of its own for these cases, read and prepared like this: another recipe must not find them."""
+    told: list[Any] = [cases.ids, dict(cases.origin), cases.how]
     place = folder / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
     return place
