@@ -59,7 +59,7 @@ def train(
             _check_place(path, recipe)
             if leads:
                 Folder.begin(path, recipe, cases, tell)
-        for note in cases.notes:
+        for note in (*cases.notes, *_random_encoder(recipe)):
             tell(f"note: {note}")
         place = Folder(path)
         with claim(path / "running" / "lock.json") if leads else nullcontext(True) as ours:
@@ -67,6 +67,16 @@ def train(
                 raise BadInput(f"no other process at {path}", "one that trains there", "Wait for it, or choose another --out.")
             _all_seeds(recipe, place, cases, accelerator, (tell, begin, step))
             return summarise(place, recipe) if leads else {}
+
+
+def _random_encoder(recipe: Recipe) -> list[str]:
+    """A note, where what is frozen has no weights from a file."""
+    frozen = recipe.optimiser.frozen_epochs
+    if not frozen or recipe.model.weights or recipe.model.encoder_weights:
+        return []
+    until = "throughout" if frozen < 0 else f"for {frozen} epochs"
+    why = "unless the network brings weights of its own, what is frozen is random"
+    return [f"the encoder is frozen {until}, and [model] has neither weights nor encoder_weights: {why} (frozen_epochs = 0 trains it)"]
 
 
 def _all_seeds(recipe: Recipe, place: Folder, cases: Any, accelerator: Accelerator, told: tuple[Any, Any, Any]) -> None:
