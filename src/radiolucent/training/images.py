@@ -71,7 +71,7 @@ def prepare(
     leave_out: bool,
     say: Callable[[str], None],
 ) -> Images:
-    """Read and check every image, unless nothing is kept. Files that cannot be read are named all at once, or left out.
+    """Read and check every image, kept or not. Files that cannot be read are named all at once, or left out.
 
     Raises:
         BadInput: files that cannot be used, or images of different shapes.
@@ -79,7 +79,7 @@ def prepare(
     kept: dict[int, Tensor] | None = {} if keep == "memory" else None
     images = Images(cases, augmentation, _place(cases, folder) if keep == "disk" else None, kept)
     broken: dict[int, str] = {}
-    for number in range(len(cases.ids) if keep != "nothing" else 1):
+    for number in range(len(cases.ids)):
         try:
             image = images.plain(number)
             images.shape = images.shape or tuple(image.shape)
