@@ -197,6 +197,10 @@ def test_a_frozen_encoder_stays_bit_for_bit_and_is_shared_by_the_seeds(tmp_path:
     assert all(torch.equal(kept[name], first[name]) for name in first if name.startswith("encoder"))
     assert not torch.equal(kept["head.1.weight"], first["head.1.weight"])
     assert len(list((tmp_path / "out" / "features").iterdir())) == 1
+    said: list[str] = []
+    train(recipe(table, optimiser=frozen, model=CACHED), tmp_path / "random", say=said.append)
+    train(recipe(table, optimiser=frozen, model=model), tmp_path / "out", say=said.append)
+    assert len([text for text in said if "frozen for 2 epochs, and [model] has neither weights" in text]) == 1
     endless = {"flip": [0]}  # nothing to cache: the encoder itself runs, and its batch norm must not move
     train(recipe(table, optimiser=frozen, model=model, augmentation=endless), tmp_path / "endless")
     kept = weights(tmp_path / "endless")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import Counter
@@ -16,6 +17,7 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 from radiolucent.models import Preprocessing
+from radiolucent.models.loading.files import sha256
 from radiolucent.study.cohort import read_table, records
 from radiolucent.training import splits
 from radiolucent.training.medmnist import read_medmnist
@@ -156,7 +158,7 @@ def _folder(source: Source) -> list[Row]:
     if not root.is_dir():
         raise BadInput(f"a folder at {root}", "nothing there", "Correct [data].")
     tops = _subfolders(root)
-    by_split = bool(tops) and all(top.name.casefold() in ("train", "val", "validation", "test") for top in tops)
+    by_split = bool(tops) and all(top.name.strip().casefold() in splits.NAMES for top in tops)
     rows = []
     for top in tops:
         for folder in _subfolders(top) if by_split else [top]:
@@ -230,9 +232,19 @@ def _from_rows(rows: Sequence[Row], source: Source, preprocessing: Preprocessing
 
 
 def _origin(row: Row, root: Path, split: str, label: Any) -> str:
-    """What must stay the same about a case: paths, sizes, split and label."""
-    sizes = [path.stat().st_size if path.is_file() else -1 for path in row.images]
-    return f"{' '.join(os.path.relpath(path, root) for path in row.images)} {sizes} {split} {label}"
+    """What must stay the same about a case: its files (with the mask), split and label."""
+    paths = [*row.images, *([row.mask] if row.mask else [])]
+    return f"{' '.join(f'{os.path.relpath(path, root)} {_content(path)}' for path in paths)} {split} {label}"
+
+
+def _content(path: Path) -> str:
+    """Of a file, or of all in a series' folder. No times: a copy of the data is the same data."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        found = [f"{file.name} {sha256(file)}" for file in files]
+    except OSError:
+        return "unreadable"  # `prepare` says so, of all such files at once
+    return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 
 
 def _labels(values: Sequence[Any], ids: Sequence[str], source: Source, task: Task) -> tuple[Array, tuple[str, ...]]:
