@@ -22,7 +22,9 @@ import radiolucent
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.training import train
+from radiolucent.training.fitting import Fit
 from radiolucent.training.folder import Folder
+from radiolucent.training.results import _publish
 
 pytest.importorskip("accelerate")
 CODE = "from radiolucent.cli import main; main()"
@@ -373,6 +375,52 @@ def test_a_changed_recipe_or_changed_cases_are_refused_on_resume(tmp_path: Path)
     table.write_text(table.read_text().replace("003.npy,cube", "003.npy,bare"))
     with pytest.raises(BadInput, match=r"case 003.npy.*cube|case 003.npy"):
         train(recipe(table), tmp_path / "out")
+
+
+def test_a_validation_that_says_nothing_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    split = ["train", "train", "val", "test"] * 10
+    odd = [n // 8 % 2 if split[n] == "train" else 0 for n in range(40)]
+    asked = recipe(world(tmp_path / "data", odd=odd, split=split), training={"task": "multi-label"}, data={"label": ["odd"]})
+    with pytest.raises(BadInput, match="a validation in which auroc can be measured"):
+        train(asked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_card_never_stands_beside_the_weights_of_another_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in "ab":
+        (tmp_path / seed).mkdir()
+        for name in ("model.safetensors", "card.json"):
+            (tmp_path / seed / name).write_text(f"{seed} {name}")
+    _publish(tmp_path / "a", tmp_path)
+    put = io.put
+
+    def killed(path: Path, content: bytes) -> Path:
+        put(path, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _publish(tmp_path / "b", tmp_path)
+    assert not (tmp_path / "card.json").exists()
+    _publish(tmp_path / "b", tmp_path)
+    assert {(tmp_path / name).read_text()[0] for name in ("model.safetensors", "card.json")} == {"b"}
+
+
+def test_each_seed_has_an_accelerator_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+    run = Fit.run
+
+    def watching(fit: Fit) -> Any:
+        begun.append(fit.accelerator)
+        assert len(fit.accelerator._optimizers) == 1
+        return run(fit)
+
+    monkeypatch.setattr(Fit, "run", watching)
+    train(recipe(world(tmp_path / "data"), training={"seeds": [0, 1]}), tmp_path / "out")
+    assert begun[0] is not begun[1]
+    assert not begun[0]._models
+    assert not begun[0]._optimizers
 
 
 def test_bfloat16_trains(tmp_path: Path) -> None:
