@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import runpy
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_the_example_in_the_documentation_is_a_recipe(tmp_path: Path) -> None:
     (text,) = re.findall(r"^```toml\n(.*?)^```", (REPOSITORY / "docs" / "training.md").read_text("utf-8"), re.M | re.S)
     read = from_tables(tomllib.loads(text), tmp_path)
     assert (read.optimiser.kind, read.optimiser.frozen_epochs, read.augmentation.views) == ("adamw", 0, 4)
+
+
+def test_the_benchmark_keeps_the_presets_frozen_epochs() -> None:
+    found = runpy.run_path(str(REPOSITORY / "benchmarks" / "medmnist3d.py"))
+    for given, wanted in ((["--epochs", "10"], (10, -1)), (["--frozen", "3"], (30, 3))):
+        o = found["options"](["--out", "x", "--preset", "fast", *given])
+        asked = found["recipe"]("mean", "adrenal", o).optimiser
+        assert (asked.epochs, asked.frozen_epochs) == wanted
 
 
 def test_a_recipe_needs_a_network() -> None:
