@@ -77,7 +77,9 @@ def _random_encoder(recipe: Recipe) -> list[str]:
         return []
     until = "throughout" if frozen < 0 else f"for {frozen} epochs"
     why = "unless the network brings weights of its own, what is frozen is random"
-    return [f"the encoder is frozen {until}, and [model] has neither weights nor encoder_weights: {why} (frozen_epochs = 0 trains it)"]
+    return [
+        f"the encoder is frozen {until}, and [model] has neither weights nor encoder_weights: {why} (frozen_epochs = 0 trains it)"
+    ]
 
 
 def _all_seeds(recipe: Recipe, place: Folder, cases: Cases, accelerator: Accelerator, told: tuple[Any, Any, Any]) -> None:

@@ -67,7 +67,7 @@ def point(truth: Array, predicted: Array, task: Task, name: str) -> float:
 def check_watched(truth: Array, classes: Sequence[str], task: Task, watch: str) -> None:
     """Refuse a validation in which even right predictions have no value of what is watched: nothing would ever be best."""
     right = np.eye(len(classes))[truth] if task == "classification" else truth
-    if watch != "loss" and np.isnan(point(truth, right, task, watch)):
+    if watch != "loss" and np.isnan(measures(truth, right, task)[watch](np.ones((1, len(truth))))[0]):
         got = f"{len(truth)} cases of val in which {watch} has no value"
         raise BadInput(f"a validation in which {watch} can be measured", got, 'Split anew, or watch = "loss" in [stopping].')
 
