@@ -57,7 +57,7 @@ def network(model: str, data: str, o: argparse.Namespace) -> dict[str, Any]:
 
 
 def recipe(model: str, data: str, o: argparse.Namespace) -> Any:
-    epochs = {"optimiser": {"epochs": o.epochs, "frozen_epochs": o.frozen}} if o.epochs else {}
+    optimiser = ({"epochs": o.epochs} if o.epochs else {}) | ({"frozen_epochs": o.frozen} if o.frozen is not None else {})
     tables = {
         "preset": o.preset,
         "training": {"name": f"{data} {model}", "seeds": list(range(o.seeds))},
@@ -66,7 +66,7 @@ def recipe(model: str, data: str, o: argparse.Namespace) -> Any:
         "model": network(model, data, o),
         "machine": {"device": o.device, "precision": o.precision},
     }
-    return from_tables(tables | epochs, Path.cwd())
+    return from_tables(tables | {"optimiser": optimiser}, Path.cwd())
 
 
 def cells(o: argparse.Namespace) -> list[tuple[str, str, Path]]:
@@ -118,7 +118,7 @@ def table(o: argparse.Namespace) -> None:
             (o.out / f"auroc-{data}.png").write_bytes(boxes(groups, f"test AUROC, {data}"))
 
 
-def main() -> None:
+def options(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=lambda text: text.split(","), default=list(DATA))
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--preset", choices=("paper", "fast"), default="paper")
     parser.add_argument("--epochs", type=int, default=0, help="in place of the preset's")
-    parser.add_argument("--frozen", type=int, default=2, help="frozen epochs, with --epochs")
+    parser.add_argument("--frozen", type=int, help="frozen epochs, in place of the preset's")
     parser.add_argument("--encoder", default="monai:resnet18", help="a 2D network, as SliceModel takes it")
     parser.add_argument("--encoder-weights", type=Path)
     parser.add_argument("--size", type=int, choices=(28, 64), default=28)
@@ -135,7 +135,11 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--precision", choices=("no", "fp16", "bf16"), default="no")
     parser.add_argument("--table", action="store_true", help="only the table of what is there")
-    o = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    o = options()
     o.out.mkdir(parents=True, exist_ok=True)
     for data, model, folder in [] if o.table else cells(o):
         print(f"{data} {model}", flush=True)

@@ -43,10 +43,10 @@ def measure(name: str, o: argparse.Namespace) -> dict[str, Any]:
     model = build(f"radiolucent:{kind}", {"encoder": o.encoder, "outputs": 2, **arguments}, trust=False).to(device)
     model.requires_grad_(True).train()
     frozen, cached = "frozen" in name or "cached" in name, "cached" in name
-    parameters = sum(p.numel() for p in model.parameters())
     if frozen:
         model.encoder.requires_grad_(False)  # type: ignore[union-attr]
         model.encoder.eval()  # type: ignore[union-attr]
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     x, y = torch.randn(o.batch, 1, *o.shape, device=device), torch.zeros(o.batch, dtype=torch.long, device=device)
     given = model.features(x).detach() if cached else x  # type: ignore[operator]
     optimiser = torch.optim.NAdam([p for p in model.parameters() if p.requires_grad], lr=2e-4)
@@ -67,7 +67,7 @@ def measure(name: str, o: argparse.Namespace) -> dict[str, Any]:
     paper = PAPER.get(name, ("", "", ""))
     return {
         "model": name,
-        "parameters (M)": round(parameters / 1e6, 1),
+        "trainable parameters (M)": round(parameters / 1e6, 1),
         "paper (M)": paper[0],
         "peak MiB": peak_memory(x),
         "paper MiB": paper[1],

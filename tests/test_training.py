@@ -22,7 +22,9 @@ import radiolucent
 from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.training import train
+from radiolucent.training.fitting import Fit
 from radiolucent.training.folder import Folder
+from radiolucent.training.results import _publish
 
 pytest.importorskip("accelerate")
 CODE = "from radiolucent.cli import main; main()"
@@ -197,6 +199,10 @@ def test_a_frozen_encoder_stays_bit_for_bit_and_is_shared_by_the_seeds(tmp_path:
     assert all(torch.equal(kept[name], first[name]) for name in first if name.startswith("encoder"))
     assert not torch.equal(kept["head.1.weight"], first["head.1.weight"])
     assert len(list((tmp_path / "out" / "features").iterdir())) == 1
+    said: list[str] = []
+    train(recipe(table, optimiser=frozen, model=CACHED), tmp_path / "random", say=said.append)
+    train(recipe(table, optimiser=frozen, model=model), tmp_path / "out", say=said.append)
+    assert len([text for text in said if "frozen for 2 epochs, and [model] has neither weights" in text]) == 1
     endless = {"flip": [0]}  # nothing to cache: the encoder itself runs, and its batch norm must not move
     train(recipe(table, optimiser=frozen, model=model, augmentation=endless), tmp_path / "endless")
     kept = weights(tmp_path / "endless")
@@ -204,6 +210,22 @@ def test_a_frozen_encoder_stays_bit_for_bit_and_is_shared_by_the_seeds(tmp_path:
     train(recipe(table, optimiser={"epochs": 2, "frozen_epochs": 1}, model=model), tmp_path / "thawed")
     thawed = weights(tmp_path / "thawed")
     assert not torch.equal(thawed["encoder.0.weight"], first["encoder.0.weight"])
+
+
+def test_features_of_another_network_with_the_same_weights_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before its first checkpoint, a training may be begun anew in its folder with other arguments."""
+    table = world(tmp_path / "data")
+    torch.save(Cached().state_dict(), tmp_path / "first.pt")
+    model, frozen = {**CACHED, "weights": str(tmp_path / "first.pt")}, {"epochs": 2, "frozen_epochs": 2}
+    other = {**model, "arguments": {"axis": 2}}
+    with monkeypatch.context() as patch:
+        patch.setattr("radiolucent.training.fitting.Fit._close", lambda fit: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(table, optimiser=frozen, model=model), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "features").iterdir())) == 1
+    train(recipe(table, optimiser=frozen, model=other), tmp_path / "out")
+    train(recipe(table, optimiser=frozen, model=other), tmp_path / "alone")
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "alone"))
 
 
 def test_a_head_by_name_is_trained_alone(tmp_path: Path) -> None:
@@ -353,6 +375,52 @@ def test_a_changed_recipe_or_changed_cases_are_refused_on_resume(tmp_path: Path)
     table.write_text(table.read_text().replace("003.npy,cube", "003.npy,bare"))
     with pytest.raises(BadInput, match=r"case 003.npy.*cube|case 003.npy"):
         train(recipe(table), tmp_path / "out")
+
+
+def test_a_validation_that_says_nothing_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    split = ["train", "train", "val", "test"] * 10
+    odd = [n // 8 % 2 if split[n] == "train" else 0 for n in range(40)]
+    asked = recipe(world(tmp_path / "data", odd=odd, split=split), training={"task": "multi-label"}, data={"label": ["odd"]})
+    with pytest.raises(BadInput, match="a validation in which auroc can be measured"):
+        train(asked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_card_never_stands_beside_the_weights_of_another_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in "ab":
+        (tmp_path / seed).mkdir()
+        for name in ("model.safetensors", "card.json"):
+            (tmp_path / seed / name).write_text(f"{seed} {name}")
+    _publish(tmp_path / "a", tmp_path)
+    put = io.put
+
+    def killed(path: Path, content: bytes) -> Path:
+        put(path, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "put", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _publish(tmp_path / "b", tmp_path)
+    assert not (tmp_path / "card.json").exists()
+    _publish(tmp_path / "b", tmp_path)
+    assert {(tmp_path / name).read_text()[0] for name in ("model.safetensors", "card.json")} == {"b"}
+
+
+def test_each_seed_has_an_accelerator_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Any] = []
+    run = Fit.run
+
+    def watching(fit: Fit) -> Any:
+        begun.append(fit.accelerator)
+        assert len(fit.accelerator._optimizers) == 1
+        return run(fit)
+
+    monkeypatch.setattr(Fit, "run", watching)
+    train(recipe(world(tmp_path / "data"), training={"seeds": [0, 1]}), tmp_path / "out")
+    assert begun[0] is not begun[1]
+    assert not begun[0]._models
+    assert not begun[0]._optimizers
 
 
 def test_bfloat16_trains(tmp_path: Path) -> None:

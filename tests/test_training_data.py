@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import runpy
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from scipy.ndimage import affine_transform
 from trainings import SIZE, images, recipe, world
 
 from radiolucent import Preprocessing, Volume, io
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, InputWarning
 from radiolucent.training import medmnist, read_recipe, splits
 from radiolucent.training.augmentation import Augmentation, warp
 from radiolucent.training.cases import read_cases
@@ -108,6 +109,14 @@ def test_the_example_in_the_documentation_is_a_recipe(tmp_path: Path) -> None:
     assert (read.optimiser.kind, read.optimiser.frozen_epochs, read.augmentation.views) == ("adamw", 0, 4)
 
 
+def test_the_benchmark_keeps_the_presets_frozen_epochs() -> None:
+    found = runpy.run_path(str(REPOSITORY / "benchmarks" / "medmnist3d.py"))
+    for given, wanted in ((["--epochs", "10"], (10, -1)), (["--frozen", "3"], (30, 3))):
+        o = found["options"](["--out", "x", "--preset", "fast", *given])
+        asked = found["recipe"]("mean", "adrenal", o).optimiser
+        assert (asked.epochs, asked.frozen_epochs) == wanted
+
+
 def test_a_recipe_needs_a_network() -> None:
     with pytest.raises(BadInput, match=r"the key network in \[model\]"):
         from_tables({"data": {"table": "a.csv"}}, Path("/"))
@@ -146,6 +155,8 @@ def test_a_folder_per_class_with_and_without_splits(tmp_path: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             io.write(folder / f"{n}.nii.gz", Volume(image[None]))
     (tmp_path / "plain" / "bare" / "notes.txt").touch()
+    for was, now in (("train", "Training"), ("val", "dev"), ("test", "ts")):
+        (tmp_path / "split" / was).rename(tmp_path / "split" / now)
     plain = read_cases(recipe(tmp_path / "x", data={"table": None, "folder": str(tmp_path / "plain")}))
     assert plain.classes == ("bare", "cube")
     assert len(plain.ids) == 30
@@ -212,8 +223,42 @@ def test_broken_files_are_named_before_anything_is_trained_or_left_out(tmp_path:
     number = left.cases.ids.index("006.npy")
     assert torch.equal(left[(number, -1)][0][0], torch.from_numpy(data[6]))
     assert left.cases.labels[number] == cases.labels[6]
+    with pytest.raises(BadInput, match=r"003.npy.*004.npy.*005.npy"):
+        prepare(cases, asked.augmentation, "nothing", tmp_path / "p", False, said.append)
+    assert len(prepare(cases, asked.augmentation, "nothing", tmp_path / "p", True, said.append)) == 21
     on_disk = prepare(cases, asked.augmentation, "disk", tmp_path / "p", True, said.append)
     assert torch.equal(on_disk[(number, -1)][0], left[(number, -1)][0])
+
+
+@pytest.mark.parametrize("changes", ["000.npy", "mask.npy", "column"])
+def test_a_scan_or_a_mask_that_changes_is_another_case(changes: str, tmp_path: Path) -> None:
+    masks = ["mask.npy"] * 24
+    table, mask = world(tmp_path, 24, mask=masks), np.ones(SIZE, np.uint8)
+    for name in ("mask.npy", "other.npy"):
+        np.save(tmp_path / name, mask)
+    before = read_cases(recipe(table)).origin
+    assert read_cases(recipe(table)).origin == before
+    if changes == "column":
+        world(tmp_path, 24, mask=["other.npy", *masks[1:]])
+    else:
+        content = (tmp_path / changes).read_bytes()
+        (tmp_path / changes).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # of the same size
+    after = read_cases(recipe(table)).origin
+    assert after["000.npy"] != before["000.npy"]
+    assert (after["001.npy"] != before["001.npy"]) == (changes == "mask.npy")
+
+
+def test_images_that_were_read_otherwise_are_not_taken_from_the_disk(tmp_path: Path) -> None:
+    table = world(tmp_path, 24)
+    data, _ = images(24)
+    data[3, 0, 0, 0] = np.nan
+    np.save(tmp_path / "003.npy", data[3])
+    zero = recipe(table, data={"nonfinite": "zero"})
+    with pytest.warns(InputWarning, match="replaced by 0"):
+        prepare(read_cases(zero), zero.augmentation, "disk", tmp_path / "p", False, print)
+    refuse = recipe(table)
+    with pytest.raises(BadInput, match=r"003.npy: expected finite voxels"):
+        prepare(read_cases(refuse), refuse.augmentation, "disk", tmp_path / "p", False, print)
 
 
 # MedMNIST
@@ -291,6 +336,13 @@ def test_made_splits_keep_patients_together_and_classes_in_proportion() -> None:
     assert len(parts["val"]) == pytest.approx(90, rel=0.2)
     for part in parts.values():
         assert np.bincount(part, minlength=3) / len(part) == pytest.approx(np.bincount(labels) / 600, abs=0.06)
+
+
+@pytest.mark.parametrize(("validation", "test"), [(0.15, 0.2), (0.1, 0.3), (0.15, 0.4), (0.15, 0.45), (0.1, 0.7), (0.1, 0.03)])
+def test_made_splits_have_the_shares_that_were_asked_for(validation: float, test: float) -> None:
+    found = splits.make(np.arange(3000) % 3, [str(n) for n in range(3000)], validation, test, 0)
+    assert found.count("test") / 3000 == pytest.approx(test, rel=0.101)
+    assert found.count("val") / 3000 == pytest.approx(validation, rel=0.17)  # a tenth of it, and what the test takes less or more
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:

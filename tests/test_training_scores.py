@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from radiolucent.errors import BadInput
 from radiolucent.statistics import bootstrap, bootstrap_mean
-from radiolucent.training.scoring import confusion_matrix, measures, point, score
+from radiolucent.training.scoring import check_watched, confusion_matrix, measures, point, score
 
 
 def sample(classes: int, n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +78,32 @@ def test_regression_is_scikit_learns() -> None:
     assert found["mae"] == pytest.approx(metrics.mean_absolute_error(truth, told))
     assert found["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, told))
     assert found["pearson"] == pytest.approx(np.mean([np.corrcoef(truth[:, k], told[:, k])[0, 1] for k in range(2)]))
+
+
+def test_small_units_change_no_share_of_variance() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.normal(0, 8, (50, 1))
+    told = truth + draw.normal(0, 2, (50, 1))
+    for name in ("r2", "pearson"):
+        assert point(truth * 1e-10, told * 1e-10, "regression", name) == pytest.approx(point(truth, told, "regression", name))
+        assert np.isnan(point(np.full((9, 1), 0.1), told[:9], "regression", name))  # no spread, but for rounding
+
+
+def test_a_label_is_present_from_a_half_on_in_every_measure() -> None:
+    truth, told = np.array([[1.0], [0.0]]), np.array([[0.5], [0.2]])
+    for name in ("acc", "f1", "mcc", "balanced_accuracy", "exact_match"):
+        assert point(truth, told, "multi-label", name) == 1
+
+
+def test_a_validation_without_a_value_of_what_is_watched_is_refused() -> None:
+    absent, mixed = np.zeros((4, 2)), np.eye(4)[:, :2]
+    check_watched(mixed, "ab", "multi-label", "auroc")
+    check_watched(absent, "ab", "multi-label", "loss")
+    check_watched(np.array([0, 1]), "ab", "classification", "auroc")
+    with pytest.raises(BadInput, match=r"4 cases of val in which auroc has no value\. Split anew, or watch = \"loss\""):
+        check_watched(absent, "ab", "multi-label", "auroc")
+    with pytest.raises(BadInput, match="r2 can be measured"):
+        check_watched(absent, "ab", "regression", "r2")
 
 
 def test_the_bootstrap_of_a_weighted_mean_is_that_of_a_mean() -> None:

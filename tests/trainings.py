@@ -25,15 +25,16 @@ class Cached(nn.Module):
 
     calls = 0
 
-    def __init__(self, outputs: int = 2) -> None:
+    def __init__(self, outputs: int = 2, axis: int = -1) -> None:
         super().__init__()
+        self.axis = axis
         self.encoder = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.2), nn.AdaptiveMaxPool2d(1))
         self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(3, outputs))
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
-        """One row of features for each slice of the last axis."""
+        """One row of features for each slice of the axis, which no weight tells of."""
         Cached.calls += len(x)
-        slices = x.movedim(-1, 1).flatten(0, 1)
+        slices = x.movedim(self.axis, 1).flatten(0, 1)
         return {"slices": self.encoder(slices).flatten(1).unflatten(0, (len(x), -1))}
 
     def from_features(self, features: Mapping[str, Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections import Counter
@@ -16,6 +17,7 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 from radiolucent.models import Preprocessing
+from radiolucent.models.loading.files import sha256
 from radiolucent.study.cohort import read_table, records
 from radiolucent.training import splits
 from radiolucent.training.medmnist import read_medmnist
@@ -34,7 +36,8 @@ class Cases:
     """All cases in a fixed order.
 
     `labels` are class numbers (n,) in classification, else (n, outputs) float64; `classes` names the outputs. `origin`
-    says for each case what it was made from: it must stay the same while a training goes on.
+    says for each case what it was made from: it must stay the same while a training goes on. `how` says all that is done
+    to a scan when it is read.
     """
 
     ids: tuple[str, ...]
@@ -46,6 +49,7 @@ class Cases:
     origin: Mapping[str, Any]
     about: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    how: str = ""
 
     def part(self, split: str) -> Array:
         """Numbers of the cases in a split."""
@@ -60,7 +64,7 @@ class Cases:
 
         read = Picked(self.read, tuple(stay))
         fields = (pick(self.ids), self.labels[stay], pick(self.splits), pick(self.patients), self.classes, read)
-        return Cases(*fields, self.origin, self.about, self.notes)
+        return Cases(*fields, self.origin, self.about, self.notes, self.how)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def _medmnist(source: Source, preprocessing: Preprocessing, task: Task, say: Cal
         counts[split] += 1
     about = {"data": f"{source.medmnist} at {source.size} (MedMNIST v2, CC BY 4.0), official splits"}
     read = Arrays(found.images, preprocessing)
-    return Cases(tuple(ids), found.labels, found.splits, tuple(ids), found.classes, read, {"medmnist": source.medmnist}, about)
+    origin, own = {"medmnist": f"{source.medmnist} at {source.size}"}, tuple(ids)
+    return Cases(own, found.labels, found.splits, own, found.classes, read, origin, about, how=repr(preprocessing))
 
 
 def _folder(source: Source) -> list[Row]:
@@ -153,7 +158,7 @@ def _folder(source: Source) -> list[Row]:
     if not root.is_dir():
         raise BadInput(f"a folder at {root}", "nothing there", "Correct [data].")
     tops = _subfolders(root)
-    by_split = bool(tops) and all(top.name.casefold() in ("train", "val", "validation", "test") for top in tops)
+    by_split = bool(tops) and all(top.name.strip().casefold() in splits.NAMES for top in tops)
     rows = []
     for top in tops:
         for folder in _subfolders(top) if by_split else [top]:
@@ -222,13 +227,24 @@ def _from_rows(rows: Sequence[Row], source: Source, preprocessing: Preprocessing
     root = (source.table or source.folder or Path()).parent
     origin = {row.id: _origin(row, root, part, label) for row, part, label in zip(rows, parts, labels.tolist(), strict=True)}
     about = {"data": (source.table or source.folder or Path()).name, "split_seed": source.split_seed}
-    return Cases(ids, labels, parts, patients, classes, Files(tuple(rows), source, preprocessing), origin, about, tuple(notes))
+    read, how = Files(tuple(rows), source, preprocessing), repr((preprocessing, source.colour, source.nonfinite))
+    return Cases(ids, labels, parts, patients, classes, read, origin, about, tuple(notes), how)
 
 
 def _origin(row: Row, root: Path, split: str, label: Any) -> str:
-    """What must stay the same about a case: paths, sizes, split and label."""
-    sizes = [path.stat().st_size if path.is_file() else -1 for path in row.images]
-    return f"{' '.join(os.path.relpath(path, root) for path in row.images)} {sizes} {split} {label}"
+    """What must stay the same about a case: its files (with the mask), split and label."""
+    paths = [*row.images, *([row.mask] if row.mask else [])]
+    return f"{' '.join(f'{os.path.relpath(path, root)} {_content(path)}' for path in paths)} {split} {label}"
+
+
+def _content(path: Path) -> str:
+    """Of a file, or of all in a series' folder. No times: a copy of the data is the same data."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        found = [f"{file.name} {sha256(file)}" for file in files]
+    except OSError:
+        return "unreadable"  # `prepare` says so, of all such files at once
+    return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 
 
 def _labels(values: Sequence[Any], ids: Sequence[str], source: Source, task: Task) -> tuple[Array, tuple[str, ...]]:

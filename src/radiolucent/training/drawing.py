@@ -64,7 +64,10 @@ def share(batch: Sequence[Draw], rank: int, world: int, parts: int) -> list[tupl
 
 
 def balancing(labels: Array, task: str) -> Array | None:
-    """A weight per case, so that each class (or each label, present or absent) is drawn equally often; None in regression."""
+    """A weight per case, so that each class is drawn equally often; None in regression.
+
+    Of several labels, each comes more evenly present and absent, not equally often: a case has them all at once.
+    """
     if task == "regression":
         return None
     columns = labels[:, None] if task == "classification" else labels

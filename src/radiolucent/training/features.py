@@ -17,6 +17,7 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.training import networks
 from radiolucent.training.images import Draw, Images
+from radiolucent.training.recipe import Network
 
 _PART = 128  # images per file: what a kill costs at most
 
@@ -31,6 +32,7 @@ class Features:
     def __init__(
         self,
         network: nn.Module,
+        asked: Network,
         images: Images,
         draws: Sequence[Draw],
         folder: Path,
@@ -38,7 +40,7 @@ class Features:
         part: int,
         say: Callable[[str], None],
     ) -> None:
-        self.network, self.images, self.accelerator, self.part = network, images, accelerator, part
+        self.network, self.asked, self.images, self.accelerator, self.part = network, asked, images, accelerator, part
         self.rows = {draw: row for row, draw in enumerate(dict.fromkeys(draws))}
         self.template = self._checked()
         self.tensors = self._all(folder, list(self.rows), say)
@@ -89,8 +91,9 @@ class Features:
         return [torch.cat(parts).contiguous() for parts in zip(*made, strict=True)]
 
     def _key(self, draws: list[Draw]) -> str:
-        """Of what the features depend on: weights that are not trained, images, variants, precision."""
-        digest = hashlib.sha256(type(self.network).__name__.encode())
+        """Of what the features depend on: the network, its weights that are not trained, images, variants, precision."""
+        made = [self.asked.network, sorted(self.asked.arguments.items())]  # not all of it shows in the weights: kind, size
+        digest = hashlib.sha256(repr(made).encode())
         trained = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
         for name, tensor in self.network.state_dict().items():
             if name not in trained:
@@ -98,7 +101,7 @@ class Features:
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         cases = self.images.cases
         told: list[Any] = [draws, cases.ids, dict(cases.origin), repr(self.images.augmentation), self.images.shape]
-        told += [repr(getattr(cases.read, "preprocessing", cases.read)), str(self.accelerator.mixed_precision)]
+        told += [cases.how, str(self.accelerator.mixed_precision)]
         digest.update(json.dumps(told, sort_keys=True).encode())
         return digest.hexdigest()[:16]
 

@@ -161,7 +161,8 @@ class Fit:
         if numbers is not None:
             draws = numbers + [(int(n), -1) for n in (*self.validation, *self.cases.part("test"))]
             folder, part = self.setting.folder.path / "features", self.setting.part
-            self.features = Features(self.network, self.images, draws, folder, self.accelerator, part, self.setting.say)
+            asked = self.recipe.model
+            self.features = Features(self.network, asked, self.images, draws, folder, self.accelerator, part, self.setting.say)
         self.feeding = self.accelerator.prepare_model(networks.Feeding(self.network))
 
     def _given(self, pieces: Sequence[Sequence[Draw]]) -> Iterator[tuple[Any, list[int]]]:

@@ -71,7 +71,7 @@ def prepare(
     leave_out: bool,
     say: Callable[[str], None],
 ) -> Images:
-    """Read and check every image, unless nothing is kept. Files that cannot be read are named all at once, or left out.
+    """Read and check every image, kept or not. Files that cannot be read are named all at once, or left out.
 
     Raises:
         BadInput: files that cannot be used, or images of different shapes.
@@ -79,7 +79,7 @@ def prepare(
     kept: dict[int, Tensor] | None = {} if keep == "memory" else None
     images = Images(cases, augmentation, _place(cases, folder) if keep == "disk" else None, kept)
     broken: dict[int, str] = {}
-    for number in range(len(cases.ids) if keep != "nothing" else 1):
+    for number in range(len(cases.ids)):
         try:
             image = images.plain(number)
             images.shape = images.shape or tuple(image.shape)
@@ -111,8 +111,8 @@ def prepare(
 
 
 def _place(cases: Cases, folder: Path) -> Path:
-    """A folder of its own for these cases in this preprocessing: another recipe must not find them."""
-    told: list[Any] = [cases.ids, dict(cases.origin), repr(getattr(cases.read, "preprocessing", cases.read))]
+    """A folder of its own for these cases, read and prepared like this: another recipe must not find them."""
+    told: list[Any] = [cases.ids, dict(cases.origin), cases.how]
     place = folder / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
     return place

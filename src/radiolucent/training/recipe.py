@@ -116,7 +116,7 @@ class Optimiser:
         epochs, frozen_epochs: the first ones train all but the encoder, which is in eval mode meanwhile; -1: all of them.
         schedule: the rate is "constant", or falls to 0 as a "cosine" after `warmup` (a share of all steps).
         clip: largest norm of the gradient; 0: none.
-        weighted: draw cases so that every class (or label, present or absent) comes equally often.
+        weighted: draw cases so that every class comes equally often (multi-label: more evenly present and absent).
         smoothing: of the labels, in classification.
     """
 

@@ -68,7 +68,7 @@ def finish(fit: Fit, weights: State, card: Card) -> None:
     metrics = {
         "seed": fit.seed,
         "epochs": p.epoch,
-        "kept": "last" if recipe.stopping.keep == "last" else f"epoch {p.best_epoch + 1}",
+        "kept": "last" if recipe.stopping.keep == "last" or p.best_epoch < 0 else f"epoch {p.best_epoch + 1}",
         "seconds": round(sum(row["seconds"] for row in p.history), 2),
         **{split: scoring.plain(found) for split, found in scores.items()},
     }
@@ -160,8 +160,10 @@ def _float(value: float | None) -> float:
 
 
 def _publish(seed: Path, path: Path) -> None:
-    """Weights first: a card never stands beside the weights of another seed that it does not say."""
-    for name in ("model.safetensors", "card.json"):
-        content = (seed / name).read_bytes()
-        if not (path / name).is_file() or (path / name).read_bytes() != content:
-            io.put(path / name, content)
+    """A card never stands beside the weights of another seed: the old one goes first, the new one comes last."""
+    new = {name: (seed / name).read_bytes() for name in ("model.safetensors", "card.json")}
+    if all((path / name).is_file() and (path / name).read_bytes() == content for name, content in new.items()):
+        return
+    (path / "card.json").unlink(missing_ok=True)
+    for name, content in new.items():
+        io.put(path / name, content)

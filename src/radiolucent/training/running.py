@@ -16,7 +16,7 @@ from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.study.claims import claim
 from radiolucent.training import scoring
-from radiolucent.training.cases import read_cases
+from radiolucent.training.cases import Cases, read_cases
 from radiolucent.training.fitting import Fit, Setting
 from radiolucent.training.folder import Folder
 from radiolucent.training.images import prepare
@@ -37,7 +37,7 @@ def train(
 
     Args:
         recipe, folder: what is asked, and where it goes; a training that was begun otherwise is refused. More seeds, and
-            all of [machine], may be asked for later.
+            all of [machine] but its precision, may be asked for later.
         say, begin, step: are told what happens, how many epochs are left at most, and of each one that ends.
 
     May be killed and called again at any time. On a CPU with the same number of threads the weights are then the same,
@@ -56,10 +56,11 @@ def train(
         tell = say if leads else (lambda text: None)
         with accelerator.main_process_first():
             cases = read_cases(recipe, tell)
+            _check_watched(cases, recipe)
             _check_place(path, recipe)
             if leads:
                 Folder.begin(path, recipe, cases, tell)
-        for note in cases.notes:
+        for note in (*cases.notes, *_random_encoder(recipe)):
             tell(f"note: {note}")
         place = Folder(path)
         with claim(path / "running" / "lock.json") if leads else nullcontext(True) as ours:
@@ -69,7 +70,19 @@ def train(
             return summarise(place, recipe) if leads else {}
 
 
-def _all_seeds(recipe: Recipe, place: Folder, cases: Any, accelerator: Accelerator, told: tuple[Any, Any, Any]) -> None:
+def _random_encoder(recipe: Recipe) -> list[str]:
+    """A note, where what is frozen has no weights from a file."""
+    frozen = recipe.optimiser.frozen_epochs
+    if not frozen or recipe.model.weights or recipe.model.encoder_weights:
+        return []
+    until = "throughout" if frozen < 0 else f"for {frozen} epochs"
+    why = "unless the network brings weights of its own, what is frozen is random"
+    return [
+        f"the encoder is frozen {until}, and [model] has neither weights nor encoder_weights: {why} (frozen_epochs = 0 trains it)"
+    ]
+
+
+def _all_seeds(recipe: Recipe, place: Folder, cases: Cases, accelerator: Accelerator, told: tuple[Any, Any, Any]) -> None:
     say, begin, step = told
     left = [seed for seed in recipe.training.seeds if not place.is_done(seed)]
     begin(len(left) * recipe.optimiser.epochs)
@@ -77,14 +90,17 @@ def _all_seeds(recipe: Recipe, place: Folder, cases: Any, accelerator: Accelerat
         return
     images = prepare(cases, recipe.augmentation, recipe.machine.keep, place.path / "prepared", recipe.data.leave_out, say)
     check_labels(images.cases.labels, images.cases.splits, images.cases.classes, recipe.training.task)
+    _check_watched(images.cases, recipe)
     counts = ", ".join(f"{len(images.cases.part(split))} {split}" for split in ("train", "val", "test"))
     say(f"{counts}; images {tuple(images.shape)}; {accelerator.device}, {accelerator.num_processes} process(es)")
     card = card_of(recipe, images, images.cases.labels[images.cases.part("train")])
-    setting = Setting(recipe, images, place, accelerator, card, say, step)
     for seed in left:
+        own = _accelerator(recipe.machine)  # a loss scale of its own, as after a kill
+        setting = Setting(recipe, images, place, own, card, say, step)
         fit = Fit(setting, seed)
         weights, progress = fit.run()
         finish(fit, weights, card)
+        own.free_memory()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             test = place.metrics(seed)["test"]
@@ -117,6 +133,10 @@ def _accelerator(asked: Machine) -> Accelerator:
     except ValueError as error:
         do = 'precision = "bf16" or "no" in [machine], or another device.'
         raise BadInput(f"a machine for precision {asked.precision}", str(error), do) from None
+
+
+def _check_watched(cases: Cases, recipe: Recipe) -> None:
+    scoring.check_watched(cases.labels[cases.part("val")], cases.classes, recipe.training.task, recipe.watch)
 
 
 def _check_place(path: Path, recipe: Recipe) -> None:

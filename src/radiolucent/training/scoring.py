@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 from radiolucent.statistics import Mean, bootstrap
 from radiolucent.training.recipe import Task
@@ -38,14 +39,14 @@ def measures(truth: Array, predicted: Array, task: Task) -> dict[str, Measure]:
     if task == "regression":
         return _regression(truth, predicted)
     if task == "multi-label":
-        each = [
-            _of_classes(truth[:, k].astype(int), np.stack([1 - predicted[:, k], predicted[:, k]], 1)) for k in range(truth.shape[1])
-        ]
-        exact = ((predicted >= 0.5) == (truth > 0.5)).all(1).astype(float)
+        present, is_told = truth > 0.5, predicted >= 0.5
+        both = np.stack([1 - predicted, predicted], 2)
+        each = [_of_classes(present[:, k].astype(int), both[:, k], is_told[:, k].astype(int)) for k in range(truth.shape[1])]
+        exact = (is_told == present).all(1).astype(float)
         return {name: _mean_of([found[name] for found in each]) for name in each[0]} | {
             "exact_match": lambda w: w @ exact / w.sum(1)
         }
-    return _of_classes(truth, predicted)
+    return _of_classes(truth, predicted, predicted.argmax(1))
 
 
 def score(
@@ -63,9 +64,17 @@ def point(truth: Array, predicted: Array, task: Task, name: str) -> float:
     return float(measures(truth, predicted, task)[name](np.ones((1, len(truth))))[0])
 
 
-def _of_classes(truth: Array, predicted: Array) -> dict[str, Measure]:
+def check_watched(truth: Array, classes: Sequence[str], task: Task, watch: str) -> None:
+    """Refuse a validation in which even right predictions have no value of what is watched: nothing would ever be best."""
+    right = np.eye(len(classes))[truth] if task == "classification" else truth
+    if watch != "loss" and np.isnan(measures(truth, right, task)[watch](np.ones((1, len(truth))))[0]):
+        got = f"{len(truth)} cases of val in which {watch} has no value"
+        raise BadInput(f"a validation in which {watch} can be measured", got, 'Split anew, or watch = "loss" in [stopping].')
+
+
+def _of_classes(truth: Array, predicted: Array, guess: Array) -> dict[str, Measure]:
     k = predicted.shape[1]
-    cell = truth * k + predicted.argmax(1)
+    cell = truth * k + guess
     cells = np.eye(k * k)[cell]
 
     def confusion(weights: Array) -> Array:
@@ -122,12 +131,14 @@ def _balanced(confusion: Array) -> Array:
 
 def _regression(truth: Array, predicted: Array) -> dict[str, Measure]:
     off, k = predicted - truth, truth.shape[1]
-    truth, predicted = truth - truth.mean(0), predicted - truth.mean(0)  # sums of squares then keep their digits
+    spread = np.where(np.ptp(truth, axis=0) > 0, truth.std(0), 1)
+    mean, far = truth.mean(0), off / spread
+    truth, predicted = (truth - mean) / spread, (predicted - mean) / spread  # sums of squares then keep their digits, in any unit
 
     def r2(w: Array) -> Array:
         mean = w @ truth / w.sum(1, keepdims=True)
         varies = w @ truth**2 / w.sum(1, keepdims=True) - mean**2
-        return (1 - _ratio(w @ off**2 / w.sum(1, keepdims=True), np.where(varies > 1e-12, varies, 0))).mean(1)
+        return (1 - _ratio(w @ far**2 / w.sum(1, keepdims=True), np.where(varies > 1e-12, varies, 0))).mean(1)
 
     def pearson(w: Array) -> Array:
         total = w.sum(1, keepdims=True)

@@ -11,7 +11,7 @@ from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 
 SPLITS = ("train", "val", "test")
-_NAMES = {
+NAMES = {
     "train": "train", "training": "train", "tr": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "ts": "test",
@@ -20,9 +20,9 @@ _NAMES = {
 
 def named(split: str) -> str:
     """train, val or test, however it is written."""
-    found = _NAMES.get(split.strip().casefold())
+    found = NAMES.get(split.strip().casefold())
     if found is None:
-        raise BadInput(f"splits among {', '.join(_NAMES)}", repr(split), "Correct the column or the folder's name.")
+        raise BadInput(f"splits among {', '.join(NAMES)}", repr(split), "Correct the column or the folder's name.")
     return found
 
 
@@ -40,21 +40,24 @@ def make(strata: Array, patients: Sequence[str], validation: float, test: float,
 
 
 def _part(strata: Array, groups: Array, share: float, seed: int) -> Array:
-    """Numbers of the cases in one of 1 / share folds; of a share above a half, what is not in the rest's fold."""
+    """Numbers of the cases in so many of some folds that it is the share within a tenth; above a half, of what is not the rest."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    folds = max(2, round(1 / min(share, 1 - share)))
+    small = min(share, 1 - share)
+    folds, taken = next(
+        (k, j) for k in (max(2, round(1 / small)), *range(3, 21)) if abs((j := max(1, round(k * small))) / k - small) <= 0.1 * small
+    )
     if folds > len(set(groups.tolist())):
         got = f"{len(set(groups.tolist()))} patients for a share of {share:.2g}"
-        raise BadInput("enough patients for training, validation and test", got, "Give a column split, or larger shares.")
+        raise BadInput("enough patients for training, validation and test", got, "Give a column split, or rounder shares.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class of fewer cases than folds: `check` says what is missing where
         try:
             split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(strata, strata, groups)
-            rest, part = next(iter(split))
+            part = np.concatenate([fold for _, fold in split][:taken])
         except ValueError as error:
             raise BadInput("cases that can be split", str(error), "Give a column split, or more cases.") from None
-    return np.asarray(part if share <= 0.5 else rest)
+    return np.sort(part) if share <= 0.5 else np.setdiff1d(np.arange(len(strata)), part)
 
 
 def strata(labels: Array, task: str) -> Array:
