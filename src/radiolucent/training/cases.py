@@ -148,8 +148,8 @@ def _medmnist(source: Source, preprocessing: Preprocessing, task: Task, say: Cal
         counts[split] += 1
     about = {"data": f"{source.medmnist} at {source.size} (MedMNIST v2, CC BY 4.0), official splits"}
     read = Arrays(found.images, preprocessing)
-    origin, own = {"medmnist": f"{source.medmnist} at {source.size}"}, tuple(ids)
-    return Cases(own, found.labels, found.splits, own, found.classes, read, origin, about, how=repr(preprocessing))
+    own, origin, how = tuple(ids), {"medmnist": source.medmnist}, repr((source.size, preprocessing))
+    return Cases(own, found.labels, found.splits, own, found.classes, read, origin, about, how=how)
 
 
 def _folder(source: Source) -> list[Row]:
