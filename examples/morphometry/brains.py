@@ -50,8 +50,8 @@ def measurements(head: Parcellation) -> list[str]:
 
 class Brains:
     name = "Brain volumes from synthetic T1 scans"
-    located = 44
-    epochs = 50
+    located = 85
+    epochs = 100
     learning_rate = 2e-3
     per_epoch = 180
     preprocessing = PREPROCESSING.as_dict()
