@@ -44,7 +44,7 @@ class SmoCAM:
     which an F that swings may meet by chance. (4) The start is 1.1 / ||1||_2 in each cell, so its norm is 1.1. (5) M
     may become negative; the threshold is on M itself, before it is interpolated, and it is the last M, not the best.
     optimiser="adam" takes Adam's direction with the same test and stop, and steps of 100 tau times the start, which
-    with the default is the start itself: F ends lower, or as low.
+    with the default is the start itself: F ends lower in most networks tried, and higher in one.
 
     On the layer's grid. Not signed in meaning: M says what suffices, not in which direction. F is not convex, and a mask
     with the norm 1 cannot carry all features on: the distance that is left is in the details, with the curves. A larger
