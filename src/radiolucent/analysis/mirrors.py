@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from pandas import DataFrame, Series
+from pandas import DataFrame
 
 from radiolucent.analysis.matching import Match, Within, shares
 from radiolucent.analysis.profiles import GROUP, Patients, units
-from radiolucent.analysis.sides import MARGIN, TESTED, judged, tested
+from radiolucent.analysis.sides import MARGIN, TESTED, index_of, judged, tested
 from radiolucent.statistics import bootstrap_mean
 
 OWN = [
@@ -65,14 +64,9 @@ def _own(part: DataFrame, match: Match) -> list[dict[str, Any]]:
         for column, value in ((name, "share"), (f"{name}_volume", "volume")):
             found[column] = chosen[value].sum(min_count=1).reindex(found.index).where(whole & (len(side) > 0))
     found["density"] = found["own"] / found["own_volume"]
-    found["index"] = _index(found["own"], found["mirror"])
-    found["index_by_volume"] = _index(found["own_volume"], found["mirror_volume"])
+    found["index"] = index_of(found["own"], found["mirror"])
+    found["index_by_volume"] = index_of(found["own_volume"], found["mirror_volume"])
     return found.reset_index().assign(structure=match.structure, opposite=match.opposite, unit=match.unit)[OWN].to_dict("records")
-
-
-def _index(a: Series, b: Series) -> Series:
-    with np.errstate(invalid="ignore"):
-        return ((a - b) / (a + b).where(a + b > 0)).astype(float)
 
 
 def mirror(

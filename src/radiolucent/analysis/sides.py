@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from radiolucent import sided
 from radiolucent.analysis import effects
@@ -40,12 +39,15 @@ def sides(regions: DataFrame, pairs: Pairs = (), *, value: Literal["mass_fractio
     parts = []
     for pair, left, right in chosen:
         L, R = wide[left], wide[right]
-        with np.errstate(invalid="ignore"):
-            index = (L - R) / (L + R)
-        parts.append(DataFrame({"pair": pair, "left": L, "right": R, "index": index}).reset_index())
+        parts.append(DataFrame({"pair": pair, "left": L, "right": R, "index": index_of(L, R)}).reset_index())
     columns = [*about, "pair", "left", "right", "index"]
     rows = [row for part in parts for row in part[columns].to_dict("records")]
     return DataFrame(rows, columns=columns)
+
+
+def index_of(a: Series, b: Series) -> Series:
+    """(a - b) / (a + b) of what is not below 0; NaN where there is neither."""
+    return ((a - b) / (a + b).where(a + b > 0)).astype(float)
 
 
 def laterality(

@@ -37,7 +37,7 @@ class Replay:
         self.largest = 0
         self._recording, self._name, self._batch = recording, name, len(recording.x)
         self._layer = module_of(recording.model, name)
-        self._runs, self._found, self._takes_several = 0, False, False
+        self._runs, self.found, self._takes_several = 0, False, False
         self._kept: dict[nn.Module, list[Any]] = {}  # what each module gave, run by run
         self._copies: tuple[int, dict[nn.Module, list[Any]]] = (0, {})  # k, and all of that k times over
         self._given: dict[nn.Module, list[Any]] = {}  # what the last replay was given of it
@@ -76,7 +76,7 @@ class Replay:
         self.output = output
         with torch.no_grad():
             check_run(self._name, self._runs)
-            if not self._found:
+            if not self.found:
                 raise BadInput(f"layer {self._name!r} to run in the forward pass", "no call of it", "Choose a layer that runs.")
             if not isinstance(self.value, Tensor) or self.value.is_quantized:
                 got = "a quantised one" if isinstance(self.value, Tensor) else type(self.value).__name__
@@ -115,11 +115,11 @@ class Replay:
         """While the model is recorded: a module has given its output, when those had `finished` that will not run again."""
         run = self._runs
         self._runs += module is self._layer
-        if not self._found and module is self._layer and split_run(self._name)[1] in (None, run):
-            self._found, self.value = True, _each(apart, output)
+        if not self.found and module is self._layer and split_run(self._name)[1] in (None, run):
+            self.found, self.value = True, _each(apart, output)
             for done, kept in finished:
                 self._kept.setdefault(done, []).append(kept)
-        if self._found:
+        if self.found:
             self.largest = max([self.largest, *(t.numel() for t in tensors_in(output))])
 
     def run(self, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -168,7 +168,8 @@ class Recording:
         self._open.pop()  # what ran inside a module that has finished is not asked for again
         for replay in self._replays.values():
             replay.meet(module, output, (call for calls in self._open for call in calls))
-        self._open[-1].append((module, _each(apart, output)))
+        if not all(replay.found for replay in self._replays.values()):  # what runs behind the last layer is nobody's to keep
+            self._open[-1].append((module, _each(apart, output)))
         return output
 
 

@@ -5,7 +5,7 @@ A volume is shown by the slice of its last axis that holds the highest response.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,14 +80,12 @@ def ranked_cases(cases: Sequence[tuple[str, Volume, Array]], columns: int = 5) -
     return figure
 
 
-class _plane:  # noqa: N801  # reads as the function that it is
-    """The slice of a grid of 2 or 3 axes that holds the highest value of `by`."""
-
-    def __init__(self, by: Array) -> None:
-        self.at = None if by.ndim == 2 else int(np.unravel_index(np.argmax(by), by.shape)[2])
-
-    def __call__(self, data: Array) -> Array:
-        return data if self.at is None else data[..., self.at].T[::-1]
+def _plane(by: Array) -> Callable[[Array], Array]:
+    """What cuts the slice out of a grid of 2 or 3 axes that holds the highest value of `by`."""
+    if by.ndim == 2:
+        return lambda data: data
+    at = int(np.unravel_index(np.argmax(by), by.shape)[2])
+    return lambda data: data[..., at].T[::-1]
 
 
 def _scale(value: Array) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +10,14 @@ from typing import Any
 
 from radiolucent.errors import BadInput
 from radiolucent.methods import from_dict
+
+
+def toml(path: Path, page: str) -> dict[str, Any]:
+    """What a recipe's TOML file holds; `page` of the documentation shows one."""
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"a recipe in TOML at {path}", str(error), f"{page} shows one.") from None
 
 
 def known(given: Mapping[str, Any], valid: Mapping[str, Any], what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from radiolucent.errors import BadInput
 from radiolucent.methods import as_dict
 from radiolucent.protocols import Method
 from radiolucent.regions.shells import check_distances
-from radiolucent.study.reading import absolute, known, read
+from radiolucent.study.reading import absolute, known, read, toml
 from radiolucent.targets import Region
 
 
@@ -162,11 +161,7 @@ class Recipe:
 def read_recipe(path: str | Path) -> Recipe:
     """A recipe from its TOML file; an unknown table or key is an error that lists the valid ones."""
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"a recipe in TOML at {path}", str(error), "docs/studies.md shows one.") from None
-    return from_tables(values, path.resolve().parent)
+    return from_tables(toml(path, "docs/studies.md"), path.resolve().parent)
 
 
 def from_tables(values: Mapping[str, Any], base: Path) -> Recipe:

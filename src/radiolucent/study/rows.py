@@ -144,11 +144,11 @@ def case_rows(case: Case, prediction: Prediction, targets: Target | None, card: 
     Of a regression one row per output, whichever of them are explained: they cost nothing more, and a comparison of left
     and right needs both.
     """
+    segmentation = is_segmentation(prediction, card)
+    if card.task == "regression" and not segmentation:
+        targets = Outputs() if card.output is None else Select(card.output, Outputs())
     scores = _scores(targets, prediction, card) if targets is not None else {}
-    if card.task == "regression" and not is_segmentation(prediction, card):
-        every = Outputs() if card.output is None else Select(card.output, Outputs())
-        scores = _scores(every, prediction, card)
-    if not is_segmentation(prediction, card):
+    if not segmentation:
         return [{"target": name, "score": score, "reason": "no segmentation"} for name, score in scores.items()]
     predicted = prediction.labels(card.output, card.regions)
     label = label_of(case, prediction, card)

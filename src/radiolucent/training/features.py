@@ -53,7 +53,7 @@ class Features:
 
     def _checked(self) -> Any:
         image = self.images[next(iter(self.rows))][0][None].to(self.accelerator.device)
-        with torch.no_grad(), self._eval():
+        with torch.no_grad(), networks.in_eval(self.network):
             features = self.network.features(image)  # type: ignore[operator]
             told, wanted = self.network.from_features(features), self.network(image)  # type: ignore[operator]
         leaves = networks.leaves(features)
@@ -62,10 +62,6 @@ class Features:
             do = "Mend its features and from_features, or set frozen_epochs = 0."
             raise BadInput(f"from_features(features(x)) = {type(self.network).__name__}(x), a row for each image", got, do)
         return features
-
-    def _eval(self) -> Any:
-        """All in eval mode, as the encoder is while it is frozen; the modes come back."""
-        return _Modes(self.network)
 
     def _all(self, folder: Path, draws: list[Draw], say: Callable[[str], None]) -> list[Tensor]:
         place = folder / self._key(draws)
@@ -83,7 +79,7 @@ class Features:
 
     def _made(self, draws: list[Draw]) -> list[Tensor]:
         made = []
-        with torch.no_grad(), self._eval(), self.accelerator.autocast():
+        with torch.no_grad(), networks.in_eval(self.network), self.accelerator.autocast():
             for start in range(0, len(draws), self.part):
                 batch = torch.stack([self.images[draw][0] for draw in draws[start : start + self.part]])
                 features = self.network.features(batch.to(self.accelerator.device))  # type: ignore[operator]
@@ -104,18 +100,3 @@ class Features:
         told += [cases.how, str(self.accelerator.mixed_precision)]
         digest.update(json.dumps(told, sort_keys=True).encode())
         return digest.hexdigest()[:16]
-
-
-class _Modes:
-    """Eval mode for a while."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        self.modes = {module: module.training for module in network.modules()}
-
-    def __enter__(self) -> None:
-        self.network.eval()
-
-    def __exit__(self, *error: object) -> None:
-        for module, mode in self.modes.items():
-            module.training = mode

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from radiolucent.geometry import Array
+from radiolucent.report.figures import png
 from radiolucent.training.scoring import confusion_matrix
 
 _MOST_NAMED = 12
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+DPI = 120
 
 
 def _figure(width: float = 4.8, height: float = 4.2) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -41,7 +35,7 @@ def confusion(truth: Array, predicted: Array, classes: Sequence[str]) -> bytes:
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    return _png(figure)
+    return png(figure, DPI)
 
 
 def roc(curves: Mapping[str, tuple[Array, Array]]) -> bytes:
@@ -59,7 +53,7 @@ def roc(curves: Mapping[str, tuple[Array, Array]]) -> bytes:
     axes.set_ylabel("sensitivity")
     if axes.get_legend_handles_labels()[1] and len(curves) <= _MOST_NAMED:
         axes.legend(title="AUROC", fontsize=8)
-    return _png(figure)
+    return png(figure, DPI)
 
 
 def agreement(truth: Array, predicted: Array, classes: Sequence[str]) -> bytes:
@@ -75,7 +69,7 @@ def agreement(truth: Array, predicted: Array, classes: Sequence[str]) -> bytes:
     axes.set_ylabel("predicted")
     if len(classes) <= _MOST_NAMED:
         axes.legend(fontsize=8)
-    return _png(figure)
+    return png(figure, DPI)
 
 
 def learning(history: Sequence[Mapping[str, Any]], watch: str) -> bytes:
@@ -96,7 +90,7 @@ def learning(history: Sequence[Mapping[str, Any]], watch: str) -> bytes:
         other.plot(epochs, values, color="black", linestyle="dashed", label=f"val {watch}")
         other.set_ylabel(watch)
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)
-    return _png(figure)
+    return png(figure, DPI)
 
 
 def boxes(groups: Mapping[str, Sequence[float]], label: str) -> bytes:
@@ -108,4 +102,4 @@ def boxes(groups: Mapping[str, Sequence[float]], label: str) -> bytes:
         axes.plot([place] * len(values), values, ".", color="black", markersize=4)
     axes.tick_params(axis="x", rotation=30)
     axes.set_ylabel(label)
-    return _png(figure)
+    return png(figure, DPI)

@@ -68,8 +68,7 @@ class Fit:
         self.features: Features | None = None
         self.frozen: bool | None = None
         self.feeding: nn.Module = networks.Feeding(self.network)
-        least = 2 * self.accelerator.num_processes * self.asked.accumulate
-        self.steps = len(batches([(0, 0)] * len(self.train), self.asked.batch, least))
+        self.steps = len(self._batches([(0, 0)] * len(self.train)))
         self.saved = time.monotonic()
 
     def run(self) -> tuple[State, Progress]:
@@ -102,8 +101,7 @@ class Fit:
         p, started = self.progress, time.perf_counter()
         self._phase(self.asked.is_frozen(p.epoch))
         draws = [variant(self.images.augmentation, n, self.seed, p.epoch) for n in self._order()]
-        least = 2 * self.accelerator.num_processes * self.asked.accumulate
-        steps = batches(draws, self.asked.batch, least)[p.step :]
+        steps = self._batches(draws)[p.step :]
         mine = [share(b, self.accelerator.process_index, self.accelerator.num_processes, self.asked.accumulate) for b in steps]
         given = self._given([piece for pieces in mine for piece, _ in pieces])
         for batch, pieces in zip(steps, mine, strict=True):
@@ -115,6 +113,10 @@ class Fit:
                 self._save(now=True)
         p.seconds += time.perf_counter() - started
         return self._close()
+
+    def _batches(self, draws: Sequence[Draw]) -> list[list[Draw]]:
+        """An epoch's steps; none so small that a process has a piece of one case alone."""
+        return batches(draws, self.asked.batch, 2 * self.accelerator.num_processes * self.asked.accumulate)
 
     def _order(self) -> list[int]:
         return order(self.train, self.weights, self.seed, self.progress.epoch)

@@ -16,7 +16,7 @@ from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
 
 _URL = "https://zenodo.org/records/10519652/files/{}?download=1"
-_SPLITS = {"train": "train", "val": "val", "test": "test"}
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,6 @@ def rescaled(network: nn.Module, mean: Tensor, spread: Tensor, image: Tensor) ->
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.Conv3d)) and len(layer.weight) == len(mean) and layer.bias is not None
     ]
     with weights_of(network), torch.no_grad():
-        network.eval()
         wanted = mean + spread * network(image[None])
         for name, layer in reversed(wide):
             spreads = spread.reshape(-1, *[1] * (layer.weight.ndim - 1))
@@ -134,13 +133,23 @@ def rescaled(network: nn.Module, mean: Tensor, spread: Tensor, image: Tensor) ->
 
 @contextmanager
 def weights_of(network: nn.Module) -> Iterator[None]:
-    """Give the network its weights and modes back."""
+    """Eval mode; give the network its weights and modes back."""
     state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    with in_eval(network):
+        try:
+            yield
+        finally:
+            network.load_state_dict(state)
+
+
+@contextmanager
+def in_eval(network: nn.Module) -> Iterator[None]:
+    """All in eval mode, as an encoder is while it is frozen; the modes come back."""
     modes = {module: module.training for module in network.modules()}
+    network.eval()
     try:
         yield
     finally:
-        network.load_state_dict(state)
         for module, mode in modes.items():
             module.training = mode
 

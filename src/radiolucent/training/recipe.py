@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from radiolucent.errors import BadInput
 from radiolucent.models import Preprocessing
-from radiolucent.study.reading import absolute, known, read
+from radiolucent.study.reading import absolute, known, read, toml
 from radiolucent.training.augmentation import Augmentation
 from radiolucent.training.presets import PREPROCESSINGS, PRESETS
 
@@ -232,11 +231,7 @@ class Recipe:
 def read_recipe(path: str | Path, preset: str = "") -> Recipe:
     """A recipe from its TOML file; an unknown table or key is an error that lists the valid ones."""
     path = Path(path)
-    try:
-        values = tomllib.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"a recipe in TOML at {path}", str(error), "docs/training.md shows one.") from None
-    return from_tables(values, path.resolve().parent, preset)
+    return from_tables(toml(path, "docs/training.md"), path.resolve().parent, preset)
 
 
 def from_tables(values: Mapping[str, Any], base: Path, preset: str = "") -> Recipe:

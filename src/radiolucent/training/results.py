@@ -23,6 +23,7 @@ from radiolucent.training.folder import Folder, write_model
 from radiolucent.training.images import Images
 from radiolucent.training.networks import State
 from radiolucent.training.recipe import Recipe
+from radiolucent.training.splits import SPLITS
 from radiolucent.version import VERSION
 
 
@@ -33,7 +34,7 @@ def card_of(recipe: Recipe, images: Images, truths: Array) -> Card:
     about = {
         **cases.about,
         "labels": recipe.training.task,
-        "cases": {split: len(cases.part(split)) for split in ("train", "val", "test")},
+        "cases": {split: len(cases.part(split)) for split in SPLITS},
         "optimiser": {k: v for k, v in recipe.as_dict()["optimiser"].items() if v},
         "versions": {"radiolucent": VERSION, "torch": torch.__version__},
         "limits": "Trained for research; not for diagnosis.",

@@ -22,7 +22,7 @@ from radiolucent.training.folder import Folder
 from radiolucent.training.images import prepare
 from radiolucent.training.recipe import Machine, Recipe
 from radiolucent.training.results import card_of, finish, summarise
-from radiolucent.training.splits import check_labels
+from radiolucent.training.splits import SPLITS, check_labels
 
 
 def train(
@@ -91,7 +91,7 @@ def _all_seeds(recipe: Recipe, place: Folder, cases: Cases, accelerator: Acceler
     images = prepare(cases, recipe.augmentation, recipe.machine.keep, place.path / "prepared", recipe.data.leave_out, say)
     check_labels(images.cases.labels, images.cases.splits, images.cases.classes, recipe.training.task)
     _check_watched(images.cases, recipe)
-    counts = ", ".join(f"{len(images.cases.part(split))} {split}" for split in ("train", "val", "test"))
+    counts = ", ".join(f"{len(images.cases.part(split))} {split}" for split in SPLITS)
     say(f"{counts}; images {tuple(images.shape)}; {accelerator.device}, {accelerator.num_processes} process(es)")
     card = card_of(recipe, images, images.cases.labels[images.cases.part("train")])
     for seed in left:
