@@ -123,10 +123,11 @@ class SliceModel(nn.Module):
         return encoded.new_zeros(*slices.shape[:2], self.encoder_width).masked_scatter(mask[..., None], encoded)
 
     def prepare(self, slices: Tensor) -> Tensor:
-        """Slices (n, c, h, w) as the encoder takes them: resized, and grey in all of its channels."""
+        """Slices (n, c, h, w) as the encoder takes them: resized, grey in all of its channels; channels last, the faster layout."""
         if self.size is not None and self.size != tuple(slices.shape[2:]):
             slices = F.interpolate(slices, self.size, mode="bilinear", align_corners=False)
-        return slices if slices.shape[1] == self.encoder_channels else slices.expand(-1, self.encoder_channels, -1, -1)
+        slices = slices if slices.shape[1] == self.encoder_channels else slices.expand(-1, self.encoder_channels, -1, -1)
+        return slices.contiguous(memory_format=torch.channels_last)
 
     def _encode(self, slices: Tensor) -> Tensor:
         features = self.encoder(self.prepare(slices))
