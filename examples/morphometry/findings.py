@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -142,7 +143,9 @@ def _compared(overall: Mapping[tuple[str, str], Row], methods: Sequence[str], co
 
 
 def _interval(row: Mapping[str, Any], value: str, digits: int) -> str:
-    return f"{row[value]:.{digits}f} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+    """The value with its interval, where there is one: not of a single patient."""
+    given = f"{row[value]:.{digits}f}"
+    return given if isnan(row["low"]) else f"{given} ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -190,13 +190,13 @@ def variability_scatter(variation: DataFrame, variability: DataFrame) -> Figure:
 
 
 def _names(figure: Figure, axis: Axes, x: Array, y: Array, names: Sequence[str]) -> None:
-    """Names beside dots, each at the first place where it covers no dot and no other name."""
+    """Names beside dots, each at the first place where it covers no dot and no other name, and leaves the axes on no side."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure).draw()
     spots = axis.transData.transform(np.column_stack([x, y])) if len(x) else np.empty((0, 2))
     taken = [(px - 4, py - 4, px + 4, py + 4) for px, py in spots]
-    dot = figure.dpi / 72
+    inner, dot = axis.get_window_extent(), figure.dpi / 72
     for (px, py), place, name in zip(spots, zip(x, y, strict=True), names, strict=True):
         width, height = 4.6 * len(name) * dot, 8.5 * dot
         best = None
@@ -204,6 +204,7 @@ def _names(figure: Figure, axis: Axes, x: Array, y: Array, names: Sequence[str])
             left = px + dx * dot - {"left": 0, "right": width, "center": width / 2}[side]
             box = (left, py + dy * dot - height / 2, left + width, py + dy * dot + height / 2)
             covered = sum(a[0] < box[2] and box[0] < a[2] and a[1] < box[3] and box[1] < a[3] for a in taken)
+            covered += (box[0] < inner.x0) + (box[2] > inner.x1) + (box[1] < inner.y0) + (box[3] > inner.y1)
             if best is None or covered < best[0]:
                 best = (covered, dx, dy, side, box)
         assert best is not None
