@@ -18,6 +18,7 @@ import radiolucent as rl
 from radiolucent.baselines import blur
 from radiolucent.io.tables import Name
 from radiolucent.methods import Gradient
+from radiolucent.statistics import intraclass_correlation
 
 PLACES = Path(__file__).parents[1] / "examples" / "morphometry"
 LEFT, RIGHT = (slice(2, 4), slice(4, 8), slice(4, 8)), (slice(8, 10), slice(4, 8), slice(4, 8))
@@ -249,3 +250,16 @@ def test_the_pictures_are_the_packages_own_and_those_that_would_be_empty_are_lef
     found["mirror"]["opposite"] = ""
     assert "mirror-1" not in part.of_package(found, ["gradient"])
     assert list(part.of_package(found | {"asymmetry": found["asymmetry"][:0]}, [])) == []
+
+
+@pytest.mark.parametrize(("name", "folder"), [("hippocampus", "hippocampus"), ("brains", "brain_labels")])
+def test_shipped_weights_measure_as_their_card_says(example: Any, data_folder: Path, name: str, folder: str) -> None:
+    """To the card's digits, which were made with another number of threads."""
+    model, card = rl.load(PLACES / "weights" / name)
+    task = example("held_out").HELD_OUT[name](data_folder / folder)
+    measured = example("questions").measured(model, task)
+    found = {
+        target: intraclass_correlation(rows[["true", "score"]].to_numpy(), "ICC(2,1)")
+        for target, rows in measured.groupby("target")
+    }
+    assert found == pytest.approx(card.about["test"]["ICC(2,1)"], abs=2e-3)
