@@ -23,7 +23,7 @@ from radiolucent.explanation import likeness
 from radiolucent.methods import GradCAM, Gradient, HiResCAM, InputXGradient, SliceAttention, SliceCAM, SmoothGrad
 from radiolucent.models import Card, Preprocessing, SliceModel
 from radiolucent.plan import Plan
-from radiolucent.report.beside import drawn, side_by_side, table
+from radiolucent.report.beside import drawn, pictures, side_by_side, table
 from radiolucent.report.picture import THRESHOLD, background
 from radiolucent.report.slices import attention
 from radiolucent.statistics import overlap, spearman
@@ -290,3 +290,29 @@ def test_flat_images_and_means_over_several_seeds(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInput, match="models beside this one that have other names"):
         write_report(tmp_path / "r.html", image, own, title="t", model="seed 1", beside=models)
+
+
+def test_a_page_of_three_seeds_has_their_mean(tmp_path: Path) -> None:
+    models = {"a": explained(weigher(1)), "b": explained(weigher(1)), "c": explained(weigher(-1))}
+    own = models.pop("a")
+    text = write_report(tmp_path / "r.html", scan(), own, title="t", model="a", beside=models).read_text("utf-8")
+    rows = likeness({"a": own, **models})
+    overlaps = [row["slices_overlap"] for row in rows]
+    assert overlaps[0] == pytest.approx(1)
+    said = f"rank correlation -0.33, {np.mean(overlaps):.0%} of the weight on the same slices; the same top slice in 33%"
+    assert f"In the mean over all 3 pairs of models: {said} of the pairs." in text
+    assert text.count("Weights of ") == 2
+    maps = drawn({"": own, **models}, 10**6)
+    assert len(pictures(background(scan()), maps[0], maps, rows)["words"]) == 5 + 3
+
+
+def test_a_3d_model_may_have_an_attention_model_beside_it(tmp_path: Path) -> None:
+    write(tmp_path / "scan.nii.gz", scan())
+    plan = Plan((HiResCAM(),), targets=("tumour",))
+    other = Beside("sliced", weigher(1), card("sliced"), suited(weigher(1), plan.methods))
+    done = explain_case(tmp_path / "scan.nii.gz", tmp_path / "out", solid(), card(), plan, beside=[other])
+    assert list(done["beside"]["sliced"]["maps"]) == ["beside/1-sliced/slice-attention"]
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "sliced, slice-attention: tumour" in text
+    assert "weights of the slices over the scan" not in text
+    assert text.count("All in the same slices, through this map's peak") == 1

@@ -108,7 +108,7 @@ def write_report(
             is_3d=is_3d,
             orientation=scan.has_world,
             resampled=shown.data[0].size != scan.data[0].size,
-            provenance=_provenance(explanations),
+            provenance=_provenance(explanations, others),
             version=VERSION,
             data=_viewed(shown, [_map(shown, each) for each in maps], _labels(parcellation, shown, labels)),
             niivue=niivue,
@@ -271,8 +271,8 @@ def _kinds(explanations: Sequence[Explanation]) -> list[tuple[Explanation, list[
     return list(kinds.values())
 
 
-def _provenance(explanations: Sequence[Explanation]) -> list[tuple[str, str]]:
-    """What all share once; what differs by method behind the method's name."""
+def _provenance(explanations: Sequence[Explanation], others: Mapping[str, Sequence[Explanation]]) -> list[tuple[str, str]]:
+    """What all share once; what differs by method behind the method's name; of other models what makes them others."""
     own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth", "details")
     first = explanations[0].provenance
     rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
@@ -284,4 +284,7 @@ def _provenance(explanations: Sequence[Explanation]) -> list[tuple[str, str]]:
             del known["details"]
         values = ", ".join(f"{k} {json.dumps(value)}" for k, value in known.items())
         rows.append((title(e.method), values))
+    for name, beside in others.items():
+        known = {k: e.provenance[k] for e in beside[:1] for k in ("weights_sha256", "preprocessing") if k in e.provenance}
+        rows.append((name, ", ".join(f"{k} {json.dumps(value)}" for k, value in known.items())))
     return rows
