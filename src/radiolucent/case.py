@@ -134,7 +134,10 @@ def write_page(
     beside: Mapping[str, Sequence[Explanation]] | None = None,
     alike: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """The case's report; `outlined` says that the parcellation is the model's segmentation. Returns what it leaves out."""
+    """The case's report; `outlined` says that the parcellation is the model's segmentation. Returns what it leaves out.
+
+    `beside` and `alike`: other models' explanations, and how alike they are (see likeness).
+    """
     shown, left_out = _shown(explained.explanations), []
     if len(shown) < len(explained.explanations):
         left_out = [f"{len(shown)} of {len(explained.explanations)} explanations are drawn here; all are in their folders"]
@@ -152,7 +155,7 @@ def write_page(
         notes=[*(f"{method} failed: {reason}" for method, reason in explained.failures.items()), *notes, *left_out],
         facts=_facts(card),
         model=card.name,
-        beside=beside,
+        beside={name: _shown(own) for name, own in (beside or {}).items()},
         alike=alike,
     )
     return left_out
