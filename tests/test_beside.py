@@ -302,6 +302,7 @@ def test_a_page_of_three_seeds_has_their_mean(tmp_path: Path) -> None:
     said = f"rank correlation -0.33, {np.mean(overlaps):.0%} of the weight on the same slices; the same top slice in 33%"
     assert f"In the mean over all 3 pairs of models: {said} of the pairs." in text
     assert text.count("Weights of ") == 2
+    assert text.count("<code>SliceAttention(") == text.count("SliceAttention(axis=") == 1
     maps = drawn({"": own, **models}, 10**6)
     assert len(pictures(background(scan()), maps[0], maps, rows)["words"]) == 5 + 3
 

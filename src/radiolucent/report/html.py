@@ -99,7 +99,7 @@ def write_report(
             scores=_scores(explanations, others),
             facts=list((facts or {}).items()),
             cards=[_card(shown, own, around.get(own.target)) | pictures(shown, own, maps, alike) for own in maps if not own.model],
-            methods=[{**describe(e.method), "repr": ", ".join(settings)} for e, settings in _kinds(every)],
+            methods=[{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(every)],
             alike=table(alike),
             regions=_by_map(regions),
             has_labels=parcellation is not None,
