@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.interpolate import make_interp_spline
 
 from radiolucent import BadInput, Explanation, InputWarning, Region, io, load, predict
-from radiolucent.case import Plan, choose_targets, explain_all, segmentation
 from radiolucent.methods import LRP, AblationCAM, EigenCAM, GradCAM, Gradient, IntegratedGradients, Occlusion, ScoreCAM
 from radiolucent.models.nnunet_preprocessing import Channel, NnUNetPreprocessing, resample
+from radiolucent.plan import Plan, choose_targets, explain_all, segmentation
 from radiolucent.protocols import Method
 from radiolucent.study.recipe import Regions
 from radiolucent.study.rows import names_of, region_rows

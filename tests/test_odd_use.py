@@ -178,7 +178,8 @@ def test_the_part_to_explain_is_asked_for_by_key_or_by_position(kind: str, do: s
     ],
 )
 def test_class_names_are_as_many_as_outputs(tmp_path: Path, task: str, names: int, match: str | None) -> None:
-    from radiolucent.case import Plan, explain_case
+    from radiolucent.case import explain_case
+    from radiolucent.plan import Plan
 
     x = torch.from_numpy(SCAN.data)[None]
     net = segmenter(2, x) if task == "segmentation" else classifier(2).eval()

@@ -15,7 +15,7 @@ from radiolucent import BadInput, Logits, Outputs
 from radiolucent.hooks import tap
 from radiolucent.methods import SliceAttention, SliceCAM, default_method
 from radiolucent.models import SliceModel
-from radiolucent.slicing import agreement, covered, deletion, empty, find, insertion, left_out, on_grid, repeatability, truth
+from radiolucent.slicing import agreement, alike, covered, deletion, empty, find, insertion, left_out, on_grid, repeatability, truth
 
 GRID = (6, 9, 7)
 ONE = Logits(1)
@@ -289,6 +289,69 @@ def test_repeatability_over_seeds() -> None:
     with pytest.raises(BadInput, match="weights of two models or more"):
         repeatability([a])
     assert math.isnan(agreement(torch.ones(3), a))
+
+
+def test_alike_is_what_repeatability_averages() -> None:
+    a, b = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.6, 0.1, 0.3])
+    assert alike(a, b) == pytest.approx({"spearman": 0.5, "overlap": 0.8, "same_top": 1})
+    assert repeatability([a, b]) == alike(a, b)
+
+
+@pytest.mark.parametrize("axes", [("i", "j", "k"), ("j",)])
+def test_covered_slices_are_whole_passes_for_less(axes: tuple[str, ...]) -> None:
+    """One pass of the model itself for each covered slice, slowly; and only what a slice changes is encoded."""
+    net, x = model(axes=axes), volumes(1)
+    x[:, :, 2] = x[:, :, 2].amin()  # flat, but no minimum of the whole
+    x[..., 4] = x.amin()  # nothing to cover
+    target, slow = Logits(0, 2), []
+    for axis in axes:
+        for s in range(GRID["ijk".index(axis)]):
+            changed = x.clone().movedim("ijk".index(axis) + 2, 0)
+            changed[s] = x.amin()
+            slow.append(target(net(x)) - target(net(changed.movedim(0, "ijk".index(axis) + 2))))
+    encoded: list[int] = []
+    handle = net.encoder.register_forward_hook(lambda m, a, output: encoded.append(len(output)))
+    found = covered(net, x, target)
+    handle.remove()
+    torch.testing.assert_close(found, torch.cat(slow, 1))
+    once = sum(GRID["ijk".index(axis)] for axis in axes)
+    others = sum(1 + once - GRID["ijk".index(axis)] for axis in axes for _ in range(GRID["ijk".index(axis)]))
+    assert sum(encoded) <= once + others
+    if axes == ("j",):
+        assert sum(encoded) == 2 * 9
+
+
+def test_covering_is_asked_for_by_its_baseline() -> None:
+    net, x = model(), volumes(1)
+    _, plain = SliceAttention().detailed(net, x, Logits(0, 2))
+    _, rows = SliceAttention(cover="zero").detailed(net, x, Logits(0, 2))
+    drops = covered(net, x, Logits(0, 2), "zero")
+    weights = used(net, x)[0].mean(0)
+    for t, row in enumerate(rows):
+        assert row["truth"]["occlusion"] == pytest.approx(agreement(weights, drops[t]))
+        each = torch.tensor([v for axis in "ijk" for v in row["slices"][axis]["covered"]], dtype=torch.float64)
+        torch.testing.assert_close(each, drops[t])
+        assert {k: v for k, v in row["truth"].items() if k != "occlusion"} == plain[t]["truth"]
+        assert "covered" not in plain[t]["slices"]["i"]
+        left = [v for axis in "ijk" for v in plain[t]["slices"][axis]["left_out"]]
+        assert left == pytest.approx(left_out(net, net.features(x), Logits(0, 2))[t].tolist())
+    with pytest.raises(BadInput, match="cover among no, zero, minimum"):
+        SliceAttention(cover="yes")
+    mask = torch.ones(1, *GRID, dtype=torch.long)
+    with pytest.raises(BadInput, match=r"a model that pools slices.*got Spread"):
+        SliceAttention(cover="zero").detailed(Spread(net), x, rl.Region(1, mask=mask))
+
+
+@pytest.mark.parametrize(("method", "most"), [(SliceAttention(), 22), (SliceCAM(), 2 * 22 + 3)])
+def test_several_targets_cost_the_encoder_what_one_costs(method: SliceAttention | SliceCAM, most: int) -> None:
+    """22 slices: the prediction's own pass; slice-cam goes through the encoder once more, after a look at each axis."""
+    net, x = model(), volumes(1)
+    encoded: list[int] = []
+    net.encoder.register_forward_hook(lambda m, a, output: encoded.append(len(output)))
+    for target in (Logits(0), Logits(0, 1, 2)):
+        encoded.clear()
+        method.detailed(net, x, target)
+        assert sum(encoded) == most
 
 
 def test_what_is_no_sliced_model_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from safetensors.torch import save_model
 
 from radiolucent import Explanation, Volume, load, write
-from radiolucent.case import Plan, explain_case
+from radiolucent.case import explain_case
+from radiolucent.cli import main
 from radiolucent.methods import SliceAttention, SliceCAM
-from radiolucent.models import SliceModel
+from radiolucent.models import SliceModel, VolumeModel
+from radiolucent.plan import Plan
 from radiolucent.report.picture import background
 from radiolucent.report.slices import attention, weights_along, words
 
@@ -109,3 +112,63 @@ def test_axes_that_the_model_does_not_cut_are_not_drawn(axes: tuple[str, ...]) -
     assert len(panels) == 2
     assert len(figure.subfigs[1].axes) == len(axes)
     assert len(words({"slices": {axis: own[axis] for axis in axes}})) == 1
+
+
+def model_folder(folder: Path, seed: int, name: str, network: str, arguments: dict[str, Any], classes: list[str]) -> Path:
+    torch.manual_seed(seed)
+    made = {"SliceModel": SliceModel, "VolumeModel": VolumeModel}[network](**arguments)
+    folder.mkdir()
+    save_model(made, str(folder / "weights.safetensors"))
+    card = {"name": name, "task": "classification", "network": f"radiolucent:{network}", "weights": "weights.safetensors"}
+    card |= {"arguments": arguments, "classes": classes, "preprocessing": {"orientation": "RAS"}}
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+def test_two_seeds_and_a_3d_model_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("monai")
+    monkeypatch.chdir(tmp_path)
+    write("scan.nii.gz", Volume(np.random.default_rng(0).random((1, 12, 10, 14), np.float32), AFFINE))
+    classes = ["none", "tumour"]
+    solid = {"encoder": ARGUMENTS["encoder"], "encoder_arguments": ARGUMENTS["encoder_arguments"], "kind": "3d"}
+    for seed in (0, 1):
+        model_folder(tmp_path / f"seed-{seed}", seed, "trained", "SliceModel", ARGUMENTS, classes)
+    model_folder(tmp_path / "solid", 2, "solid", "VolumeModel", solid, classes[::-1])
+    model_folder(tmp_path / "foreign", 2, "foreign", "VolumeModel", solid, ["cyst", "none"])
+
+    def explain(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["radiolucent", "explain", "scan.nii.gz", "--model", "seed-0", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out if "--json" in arguments else said.err
+
+    beside = ["--beside", "seed-1", "--beside", "solid", "--set", "cover=minimum", "--target", "1", "--out", "out", "--json"]
+    code, said = explain(*beside)
+    assert code == 0
+    (done,) = json.loads(said)["cases"]
+    assert list(done["beside"]) == ["trained (seed-1)", "solid"]
+    assert [list(own["targets"]) for own in done["beside"].values()] == [["tumour"], ["tumour"]]
+    assert done["beside"]["solid"]["maps"] == {"beside/2-solid/hires-cam": ["beside/2-solid/hires-cam/target_0.nii.gz"]}
+    truth = Explanation.load(tmp_path / "out" / "scan" / "slice-attention").provenance["details"][0]["truth"]
+    text = (tmp_path / "out" / "scan" / "report.html").read_text("utf-8")
+    assert f"{truth['occlusion']:.2f} when it is covered in the image" in text
+    assert "Weights of trained (seed-1): rank correlation " in text
+    with (tmp_path / "out" / "scan" / "likeness.csv").open() as file:
+        pairs = [(row["beside"], row["beside_method"].split()[0]) for row in csv.DictReader(file)]
+    assert pairs == [
+        ("trained (seed-1)", "slice-attention"),
+        ("solid", "hires-cam"),
+        ("solid", "hires-cam"),
+    ]
+
+    code, said = explain("--beside", "foreign", "--target", "tumour", "--out", "other")
+    assert code == 1
+    assert "foreign, which has no 'tumour'" in " ".join(said.split())
+    assert not (tmp_path / "other").exists()
+    code, said = explain("--beside", "solid", "--layer", "stack", "--method", "hires-cam", "--out", "other")
+    assert code == 1
+    assert "stack" in said
+    assert not (tmp_path / "other").exists()

@@ -6,53 +6,25 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from radiolucent import io
+from radiolucent.beside import Beside, explain_beside, folder_of
 from radiolucent.errors import BadInput
-from radiolucent.explanation import Explanation, Prediction, predict, slice_rows
+from radiolucent.explanation import Explanation, Prediction, likeness, predict, slice_rows
 from radiolucent.export import write_dicom
-from radiolucent.io.tables import Name, write_table
+from radiolucent.io.tables import write_table
 from radiolucent.methods import describe, title
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
-from radiolucent.protocols import Method, Target
+from radiolucent.plan import Explained, Plan, choose_targets, explain_all, is_segmentation, read_scan, segmentation
+from radiolucent.protocols import Method
 from radiolucent.regions import region_rows
 from radiolucent.report import write_report
-from radiolucent.targets import Logits, Outputs, Overlapping, Region, Select, as_tensor, label_map, part_of
 from radiolucent.volume import Volume
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is done to every case.
-
-    Args:
-        methods: one or more; they share the model's forward pass where they can.
-        targets: class names or numbers; none means the predicted class, every output of a regression, or
-            every predicted label of a segmentation.
-        reduce: how a segmentation target adds up its voxels (see Region).
-        frame, nonfinite, colour: how images are read (see io.read).
-        parcellation, names: label image and its table of names; None takes a segmentation's own labels.
-        series: the SeriesInstanceUID, where a scan's folder holds several DICOM series.
-        seg_percentile: for DICOM scans, where the outlined region begins among the positive relevance.
-    """
-
-    methods: tuple[Method, ...]
-    targets: tuple[str, ...] = ()
-    reduce: Literal["sum", "mean", "probability"] = "sum"
-    frame: int | Literal["channels"] | None = None
-    nonfinite: Literal["refuse", "zero"] = "refuse"
-    colour: Literal["refuse", "grey", "channels"] = "refuse"
-    parcellation: Path | None = None
-    names: Path | None = None
-    series: str | None = None
-    seg_percentile: float = 99.0
 
 
 def explain_case(
@@ -63,6 +35,7 @@ def explain_case(
     plan: Plan,
     regions: Parcellation | None = None,
     *,
+    beside: Sequence[Beside] = (),
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -72,7 +45,8 @@ def explain_case(
     `regions.csv` where there is a parcellation, `slices.csv` of pooled slices, `report.html` and `summary.json`. Where
     the scan is DICOM, its maps are there as DICOM too, which carry the patient's data (see write_dicom).
     A method that fails is named in the summary with its reason; if all fail, so does the case. `regions` is the plan's
-    parcellation, where it was read before.
+    parcellation, where it was read before. Models `beside` it are explained for the same targets, their maps go into
+    folders in `beside`, and `likeness.csv` says how alike they are.
     """
     start = time.perf_counter()
     prediction = predict(model, read_scan(image, card, plan), card.preprocessing)
@@ -80,76 +54,70 @@ def explain_case(
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
     parcellation, called = _parcellation(prediction, card, plan, regions)
     explained = explain_all(prediction, targets, card, plan, parcellation)
+    others = explain_beside(image, beside, prediction, card, plan, parcellation, say)
     with io.new_folder(folder, replace=overwrite) as new:
-        maps, left_out = _write(new, image, explained, card, plan, parcellation, called)
+        told, remarks = _write_beside(new, image, others, plan)
+        maps, left_out = _write(new, image, explained, card, plan, parcellation, called, others, remarks)
         summary = {
             "case": io.stem(image),
             "folder": str(folder),
             "report": str(folder / "report.html"),
             **explained.summary(maps),
-            "notes": [*prediction.scan.notes, *left_out],
+            "notes": [*prediction.scan.notes, *remarks, *left_out],
             "seconds": round(time.perf_counter() - start, 2),
         }
+        if others:
+            summary["beside"] = told
+            failed = {f"{name}: {m}": why for name, own in told.items() for m, why in own["failed_methods"].items()}
+            summary["failed_methods"] = summary["failed_methods"] | failed
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
 
+def _write_beside(new: Path, image: Path, others: Mapping[str, Explained], plan: Plan) -> tuple[dict[str, Any], list[str]]:
+    """The further models' maps and tables, each in a folder of its own: their summaries, and remarks."""
+    told, remarks = {}, []
+    for number, (name, explained) in enumerate(others.items(), 1):
+        folder = new / "beside" / folder_of(name, number)
+        maps, left_out = write_maps(folder, image, explained.explanations, plan)
+        if slices := slice_rows(explained.explanations):
+            write_table(folder / "slices.csv", slices)
+        told[name] = explained.summary([f"beside/{folder.name}/{own}" for own in maps])
+        failed = [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
+        said = [*failed, *left_out, *(remark for e in explained.explanations for remark in e.remarks)]
+        remarks += [*explained.notes, *(f"{name}: {text}" for text in said)]
+    return told, remarks
+
+
 def _write(
-    new: Path, image: Path, explained: Explained, card: Card, plan: Plan, parcellation: Parcellation | None, called: str
+    new: Path,
+    image: Path,
+    explained: Explained,
+    card: Card,
+    plan: Plan,
+    parcellation: Parcellation | None,
+    called: str,
+    others: Mapping[str, Explained],
+    remarks: Sequence[str],
 ) -> tuple[list[str], list[str]]:
-    """Maps, segmentation, table and report of a case: the maps' names, and what was left out."""
+    """Maps, segmentation, tables and report of a case: the maps' names, and what was left out."""
     prediction = explained.prediction
     maps, left_out = write_maps(new, image, explained.explanations, plan)
     if is_segmentation(prediction, card):
         io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
-    rows = region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else []
-    if rows:
-        write_table(new / "regions.csv", rows)
-    if slices := slice_rows(explained.explanations):
-        write_table(new / "slices.csv", slices)
-    shown: dict[str, Any] = {"parcellation": parcellation, "parcellation_name": called, "regions": rows}
-    shown |= {"outlined": not plan.parcellation, "notes": left_out}
+    beside = {name: own.explanations for name, own in others.items()}
+    tables = {
+        "regions": region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else [],
+        "slices": slice_rows(explained.explanations),
+        "likeness": likeness({card.name: explained.explanations, **beside}),
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_table(new / f"{name}.csv", rows)
+    shown: dict[str, Any] = {"parcellation": parcellation, "parcellation_name": called, "regions": tables["regions"]}
+    shown |= {"outlined": not plan.parcellation, "notes": [*remarks, *left_out], "beside": beside, "alike": tables["likeness"]}
     left_out = left_out + write_page(new / "report.html", io.stem(image), explained, card, **shown)
     return maps, left_out + [remark for e in explained.explanations for remark in e.remarks]
-
-
-@dataclass(frozen=True, eq=False)
-class Explained:
-    """One scan's explanations, and the methods that gave none, with their reasons."""
-
-    prediction: Prediction
-    explanations: Sequence[Explanation]
-    failures: Mapping[str, str]
-
-    def summary(self, maps: Sequence[str]) -> dict[str, Any]:
-        """Scores, files of the maps (`maps`: a folder for each explanation, or nothing), methods that failed."""
-        return {
-            "targets": {name: score for e in self.explanations for name, score in zip(e.targets, e.scores, strict=True)},
-            "maps": {
-                name: [f"{name}/target_{t}.nii.gz" for t in range(len(e.targets))]
-                for name, e in zip(maps, self.explanations, strict=False)
-            },
-            "failed_methods": dict(self.failures),
-        }
-
-
-def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan, parcellation: Parcellation | None) -> Explained:
-    """All of the plan's methods; one that fails does not take the others along, unless all do."""
-    failures: dict[str, str] = {}
-    errors: list[BadInput] = []
-
-    def failed(method: Method, error: BadInput) -> None:
-        errors.append(error)
-        failures[title(method)] = "; ".join(filter(None, (failures.get(title(method)), str(error))))
-
-    explanations = prediction.explain(
-        plan.methods, targets, classes=card.classes, failed=failed, parcellation=parcellation, spread=card.spread
-    )
-    if not explanations and len(errors) == 1:
-        raise errors[0]
-    if not explanations:
-        raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
-    return Explained(prediction, explanations, failures)
 
 
 def write_page(
@@ -163,8 +131,13 @@ def write_page(
     regions: Sequence[Mapping[str, Any]],
     outlined: bool,
     notes: Sequence[str] = (),
+    beside: Mapping[str, Sequence[Explanation]] | None = None,
+    alike: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """The case's report; `outlined` says that the parcellation is the model's segmentation. Returns what it leaves out."""
+    """The case's report; `outlined` says that the parcellation is the model's segmentation. Returns what it leaves out.
+
+    `beside` and `alike`: other models' explanations, and how alike they are (see likeness).
+    """
     shown, left_out = _shown(explained.explanations), []
     if len(shown) < len(explained.explanations):
         left_out = [f"{len(shown)} of {len(explained.explanations)} explanations are drawn here; all are in their folders"]
@@ -181,6 +154,9 @@ def write_page(
         outlines=outlines if outlined and not card.regions and is_segmentation(explained.prediction, card) else None,
         notes=[*(f"{method} failed: {reason}" for method, reason in explained.failures.items()), *notes, *left_out],
         facts=_facts(card),
+        model=card.name,
+        beside={name: _shown(own) for name, own in (beside or {}).items()},
+        alike=alike,
     )
     return left_out
 
@@ -197,16 +173,6 @@ def _shown(explanations: Sequence[Explanation]) -> Sequence[Explanation]:
     return [explanations[last - round(i * last / max(1, most - 1))] for i in reversed(range(most))]
 
 
-def read_scan(image: Path, card: Card, plan: Plan) -> Volume:
-    """The scan, with as many channels as the model wants."""
-    how: dict[str, Any] = {"frame": plan.frame, "nonfinite": plan.nonfinite, "colour": plan.colour, "series": plan.series}
-    scan = io.read_channels(image, card.channels or 1, **how).noted(*card.notes)
-    if card.channels is not None and len(scan.data) != card.channels:
-        expected, got = f"{card.channels} channel(s), as {card.name} was trained on", f"{len(scan.data)} in {image.name}"
-        raise BadInput(expected, got, "Give the matching image.")
-    return scan
-
-
 def write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], plan: Plan) -> tuple[list[str], list[str]]:
     """A subfolder per method, with DICOM maps beside the NIfTI ones for a DICOM scan: their names, and what was left out."""
     names, left_out = _folders([e.method for e in explanations]), []
@@ -216,41 +182,6 @@ def write_maps(folder: Path, image: Path, explanations: Sequence[Explanation], p
             reasons = write_dicom(explanation, folder / name, image, series=plan.series, percentile=plan.seg_percentile)
             left_out += [f"{name}: {reason}" for reason in reasons]
     return names, left_out
-
-
-def choose_targets(prediction: Prediction, card: Card, plan: Plan) -> Target:
-    """The plan's target names as a Target of the model's task; without names, what the model predicts."""
-    output = output_of(prediction, card)
-    card.check_outputs(output)
-    indices = [card.index(t) for t in plan.targets]
-    chosen: Target
-    if is_segmentation(prediction, card):
-        if not indices and card.regions:
-            indices = [c for c in range(output.shape[1]) if (output[:, c] > 0).any()]
-        elif not indices:
-            indices = [int(v) for v in torch.unique(label_map(output)) if v > 0]
-        if not indices:
-            raise BadInput("a segmentation with a labelled voxel", "background everywhere", "Name a label with --target.")
-        chosen = (Overlapping if card.regions else Region)(*indices, reduce=plan.reduce)
-    elif card.task == "regression":
-        chosen = Outputs(*indices)
-    else:
-        if output.ndim != 2:
-            raise BadInput(
-                "a classifier's output (batch, classes)", f"shape {tuple(output.shape)}", "Is it a regression? Say so with --task."
-            )
-        chosen = Logits(*(indices or [int(output.argmax(1)[0])]))
-    return chosen if card.output is None else Select(card.output, chosen)
-
-
-def output_of(prediction: Prediction, card: Card) -> Tensor:
-    """The part of the model's output that is explained."""
-    return as_tensor(prediction.output if card.output is None else part_of(prediction.output, card.output))
-
-
-def is_segmentation(prediction: Prediction, card: Card) -> bool:
-    """Whether the model gives a label to every voxel."""
-    return card.task == "segmentation" or output_of(prediction, card).ndim > 3
 
 
 def _parcellation(prediction: Prediction, card: Card, plan: Plan, regions: Parcellation | None) -> tuple[Parcellation | None, str]:
@@ -270,20 +201,6 @@ def fitting(parcellation: Parcellation, scan: Volume) -> Parcellation:
             "Resample it to the scan's voxels first.",
         )
     return parcellation
-
-
-def segmentation(prediction: Prediction, card: Card) -> tuple[Parcellation | None, str]:
-    """The labels that the model predicts as a parcellation, and what it is called; nothing for other models."""
-    if not is_segmentation(prediction, card):
-        return None, ""
-    return Parcellation(prediction.labels(card.output, card.regions), class_names(prediction, card)), "the predicted segmentation"
-
-
-def class_names(prediction: Prediction, card: Card) -> dict[int, Name]:
-    """A name for every label that a segmentation model can give, whichever of them are in this scan."""
-    known = card.label_names()
-    values = (0, *card.regions) if card.regions else range(max(2, output_of(prediction, card).shape[1]))
-    return {v: Name(known.get(v, f"label {v}")) for v in values if v or known}
 
 
 def _facts(card: Card) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Means over cases with bootstrap intervals, and agreement of raters: arrays in, tables out."""
+"""Means over cases with bootstrap intervals, agreement of raters and of maps: arrays in, tables out."""
 
 from __future__ import annotations
 
@@ -147,3 +147,26 @@ def intraclass_correlation(ratings: Array, kind: Literal["ICC(2,1)", "ICC(3,1)"]
     shift = n * raters.var(ddof=1) - error if kind == "ICC(2,1)" else 0.0
     whole = between + (k - 1) * error + k * shift / n
     return float((between - error) / whole) if whole > 0 else float("nan")
+
+
+def spearman(a: Array, b: Array) -> float:
+    """Spearman's rank correlation of two arrays of one shape; NaN where one of the two is constant."""
+    from scipy.stats import spearmanr  # takes as long to import as much of the rest
+
+    a, b = np.asarray(a, np.float64).ravel(), np.asarray(b, np.float64).ravel()
+    return float("nan") if not len(a) or np.ptp(a) == 0 or np.ptp(b) == 0 else float(spearmanr(a, b).statistic)
+
+
+def overlap(a: Array, b: Array) -> float:
+    """How much of |a| and |b| is in the same places with the same sign, each taken as shares of its sum.
+
+        sum_p min(|a[p]| / sum |a|, |b[p]| / sum |b|) over p where a[p] b[p] > 0
+
+    1 where one is a positive multiple of the other, 0 where they share no place; NaN where one is 0 everywhere.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    sizes = np.abs(a).sum(), np.abs(b).sum()
+    if not all(sizes):
+        return float("nan")
+    shares = np.minimum(np.abs(a) / sizes[0], np.abs(b) / sizes[1])
+    return float(shares[np.sign(a) == np.sign(b)].sum())

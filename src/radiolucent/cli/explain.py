@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,9 +17,11 @@ from radiolucent.cli.terminal import progress, reason
 if TYPE_CHECKING:
     from torch import nn
 
-    from radiolucent.case import Plan
+    from radiolucent.beside import Beside
     from radiolucent.models import Card
     from radiolucent.parcellation import Parcellation
+    from radiolucent.plan import Plan
+    from radiolucent.protocols import Method
 
 Task = Literal["classification", "regression", "segmentation"]
 Reduce = Literal["sum", "mean", "probability"]
@@ -36,6 +39,9 @@ def explain(
         list[str], typer.Option(help="Layer for layer-wise methods, may be repeated; auto, or full for all with a grid.")
     ] = [],  # noqa: B006
     set_: Annotated[list[str], typer.Option("--set", help="Setting of a method: samples=10 or smooth-grad.samples=10.")] = [],  # noqa: B006
+    beside: Annotated[
+        list[str], typer.Option(help="A further model for the same scan and targets (another seed, a 3D network), may be repeated.")
+    ] = [],  # noqa: B006
     weights: Weights = None,
     task: Annotated[Task | None, typer.Option(help="What the model does, where no card says it.")] = None,
     part: Part = None,
@@ -59,14 +65,16 @@ def explain(
 
     Of a DICOM scan there are DICOM maps too; these carry the patient's data, as their source does.
     """
-    from radiolucent.case import Plan
-    from radiolucent.methods import default_method, from_settings
+    from radiolucent.methods import at_layer, default_method, from_settings
+    from radiolucent.plan import Plan
 
     network, card = load_model(model, weights, trust_model)
     network = in_windows(network, card, window, overlap)
     card = replace(card, task=task or card.task, output=part_of_card(part, card))
+    asked = from_settings(method or [default_method(network)], set_, layer or ["auto"])
+    card, others = _beside(card, asked, [model, *beside], layer, trust_model)
     plan = Plan(
-        from_settings(method or [default_method(network)], set_, layer or [card.layer]),
+        tuple(at_layer(m, "auto" if layer else card.layer) for m in asked),
         tuple(target),
         reduce,
         _frame(frame),
@@ -77,27 +85,43 @@ def explain(
         series,
         seg_percentile,
     )
-    regions = _check(plan, network, card)
-    place = model.partition(":")[2] if model.startswith(("nnunet:", "bundle:")) else model
-    inputs = [*images, *(Path(p) for p in (place, weights, parcellation, names) if p)]
+    regions = _check(plan, network, card, others)
+    places = [m.partition(":")[2] if m.startswith(("nnunet:", "bundle:")) else m for m in (model, *beside)]
+    inputs = [*images, *(Path(p) for p in (*places, weights, parcellation, names) if p)]
     cases = _cases(images, out, overwrite, inputs)
-    _finish(_each(cases, network, card, plan, regions, overwrite, as_json), as_json)
+    _finish(_each(cases, network, card, plan, regions, others, overwrite, as_json), as_json)
 
 
-def _check(plan: Plan, network: nn.Module, card: Card) -> Parcellation | None:
+def _beside(card: Card, asked: Sequence[Method], models: list[str], layers: list[str], trust: bool) -> tuple[Card, list[Beside]]:
+    """The further models, `models[1:]`, with the methods that suit them; and the first one's card, its name apart from theirs."""
+    from radiolucent.beside import Beside, names_apart, suited
+
+    loaded = [load_model(model, None, trust) for model in models[1:]]
+    first, *names = names_apart([card.name, *(own.name for _, own in loaded)], models)
+    others = []
+    for name, (network, own) in zip(names, loaded, strict=True):
+        others.append(Beside(name, network, own, suited(network, asked, "auto" if layers else own.layer)))
+    return replace(card, name=first), others
+
+
+def _check(plan: Plan, network: nn.Module, card: Card, others: Sequence[Beside]) -> Parcellation | None:
     """Refuse what no scan can mend; the parcellation, which is the same for all scans."""
+    from radiolucent.beside import theirs
     from radiolucent.errors import BadInput
     from radiolucent.hooks.taps import module_of
     from radiolucent.methods import named_layers
     from radiolucent.models import Preprocessing
     from radiolucent.parcellation import Parcellation
 
-    if card.preprocessing == Preprocessing():
-        print("note: the model says nothing of preprocessing: values and axes go in as they are stored", file=sys.stderr)
-    for wanted in plan.targets:
-        card.index(wanted)
-    for name in (name for m in plan.methods for name in named_layers(m)):
-        module_of(network, name)
+    for name, own in [("the model", card), *((other.name, other.card) for other in others)]:
+        if own.preprocessing == Preprocessing():
+            print(f"note: {name} says nothing of preprocessing: values and axes go in as they are stored", file=sys.stderr)
+    indices = [card.index(wanted) for wanted in plan.targets]
+    for other in others:
+        theirs(indices, card, other)
+    for model, methods in [(network, plan.methods), *((other.model, other.methods) for other in others)]:
+        for layer in (layer for m in methods for layer in named_layers(m)):
+            module_of(model, layer)
     if plan.names and not plan.parcellation:
         raise BadInput("--names with --parcellation", "--names alone", "Give the label image too, or leave the names out.")
     return Parcellation.read(plan.parcellation, plan.names) if plan.parcellation else None
@@ -109,6 +133,7 @@ def _each(
     card: Card,
     plan: Plan,
     regions: Parcellation | None,
+    others: Sequence[Beside],
     overwrite: bool,
     as_json: bool,
 ) -> list[dict[str, Any]]:
@@ -119,7 +144,7 @@ def _each(
     with progress(len(cases), as_json) as (say, step):
         for image, folder in cases:
             try:
-                summary = explain_case(image, folder, network, card, plan, regions, overwrite=overwrite, say=say)
+                summary = explain_case(image, folder, network, card, plan, regions, beside=others, overwrite=overwrite, say=say)
                 done.append({"status": "done", **summary})
             except Exception as error:  # one case must not take the others along
                 done.append({"case": folder.name, "status": "failed", "reason": reason(error)})

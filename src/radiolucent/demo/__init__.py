@@ -10,9 +10,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from radiolucent.case import Plan, explain_case
+from radiolucent.case import explain_case
 from radiolucent.methods import HiResCAM, IntegratedGradients, SmoothGrad
 from radiolucent.models import load
+from radiolucent.plan import Plan
 
 SCAN = "icbm152-hippocampus.nii.gz"
 METHODS = (HiResCAM("upsamples.0"), IntegratedGradients(steps=20), SmoothGrad(samples=10))

@@ -26,8 +26,14 @@ def located(details: Mapping[str, Any], image: Volume) -> dict[str, Any]:
     return dict(details) | {"slices": placed}
 
 
+_OF_EACH = ("weight", "share", "left_out", "covered")
+
+
 def slice_rows(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
-    """One row for each slice, method and target: axis (of the model's image), number, centre in mm, weight, heads, share."""
+    """One row for each slice, method and target: axis (of the model's image), number, centre in mm, weight, heads.
+
+    share: slice-cam's sum within the slice. left_out, covered: the drop of the score without the slice (see SliceAttention).
+    """
     rows = []
     for explanation in explanations:
         for target, details in zip(explanation.targets, explanation.provenance.get("details", ()), strict=False):
@@ -35,6 +41,6 @@ def slice_rows(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
                 for s, centre in enumerate(own["centre_mm"]):
                     row = {"method": title(explanation.method), "target": target, "axis": axis, "slice": s}
                     row |= {f"{name}_mm": value for name, value in zip("xyz", centre, strict=True)}
-                    row |= {name: own[name][s] if name in own else float("nan") for name in ("weight", "share")}
+                    row |= {name: own[name][s] if name in own else float("nan") for name in _OF_EACH}
                     rows.append(row | {f"head_{h}": w[s] for h, w in enumerate(own.get("heads", ()))})
     return rows

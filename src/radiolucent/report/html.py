@@ -6,7 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from radiolucent import io
 from radiolucent.errors import BadInput
-from radiolucent.explanation import Explanation
-from radiolucent.methods import SliceAttention, SliceCAM, describe, title
+from radiolucent.explanation import Explanation, likeness
+from radiolucent.methods import describe, title
 from radiolucent.parcellation import Parcellation
 from radiolucent.regions import region_rows
-from radiolucent.report import figures, slices
-from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, Picture, background, for_display, lookup_table, picture
+from radiolucent.report import figures
+from radiolucent.report.beside import Map, drawn, pictures, table
+from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, background, for_display, lookup_table
 from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
@@ -45,6 +46,9 @@ def write_report(
     outlines: Mapping[str, int] | None = None,
     notes: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
+    model: str = "this model",
+    beside: Mapping[str, Sequence[Explanation]] | None = None,
+    alike: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write the report of one case as a single HTML file that needs no network.
 
@@ -58,19 +62,28 @@ def write_report(
         outlines: target name -> label of the parcellation whose outline is drawn in that target's pictures.
         notes: remarks to put on top; those of the scan are added.
         facts: further name -> value lines below the scores.
+        model: what the model is called where there are others beside it.
+        beside: other models' explanations of the same scan and targets, by the models' names.
+        alike: rows of `radiolucent.explanation.likeness` of all models, where they are known already.
     """
     if not explanations:
         raise BadInput("at least one explanation", "none", "There is nothing to report.")
-    for explanation in explanations:
+    others = dict(beside or {})
+    if model in others:
+        raise BadInput("models beside this one that have other names", repr(model), "Name them apart.")
+    every = [*explanations, *(e for own in others.values() for e in own)]
+    for explanation in every:
         scan.like(explanation.relevance[0].data[:1])
+    if alike is None:
+        alike = likeness({model: explanations, **others})
     parcellation = parcellation.on(scan.grid) if parcellation else None
     if regions is None:
         regions = region_rows(explanations, parcellation) if parcellation else []
-    most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in explanations))
+    most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in every))
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
     around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
-    drawn = list(_drawn(explanations, shown, most, around))
+    maps = drawn({"": explanations, **others}, most)
     is_3d = scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
@@ -83,10 +96,11 @@ def write_report(
             subtitle=subtitle,
             notes=[*notes, *scan.notes, *(remark for e in explanations for remark in e.remarks)],
             meaning=MEANING,
-            scores=list(dict.fromkeys(pair for e in explanations for pair in zip(e.targets, e.scores, strict=True))),
+            scores=_scores(explanations, others),
             facts=list((facts or {}).items()),
-            cards=[card for card, _ in drawn],
-            methods=[{**describe(e.method), "repr": ", ".join(settings)} for e, settings in _kinds(explanations)],
+            cards=[_card(shown, own, around.get(own.target)) | pictures(shown, own, maps, alike) for own in maps if not own.model],
+            methods=[{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(every)],
+            alike=table(alike),
             regions=_by_map(regions),
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,
@@ -94,9 +108,9 @@ def write_report(
             is_3d=is_3d,
             orientation=scan.has_world,
             resampled=shown.data[0].size != scan.data[0].size,
-            provenance=_provenance(explanations),
+            provenance=_provenance(explanations, others),
             version=VERSION,
-            data=_viewed(shown, [viewed for _, viewed in drawn], _labels(parcellation, shown, labels)),
+            data=_viewed(shown, [_map(shown, each) for each in maps], _labels(parcellation, shown, labels)),
             niivue=niivue,
             app=app,
         )
@@ -149,28 +163,12 @@ def _page_affine(on: Volume) -> np.ndarray[Any, Any]:
     return on.affine if on.has_world else np.diag([*(*on.grid.spacing, 1.0)[:3], 1.0])
 
 
-def _drawn(
-    explanations: Sequence[Explanation], shown: Volume, most: int, around: Mapping[str, Any]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each map's pictures, and the map for the viewer; `around` holds what is outlined for some of the targets."""
-    for explanation in explanations:
-        for target, relevance in zip(explanation.targets, explanation.relevance, strict=True):
-            drawn = picture(relevance, most)
-            card = _card(shown, relevance, drawn, explanation, target, around.get(target))
-            card |= _attention(shown, explanation, target, explanations, most)
-            yield card, _map(shown, drawn, explanation, target)
-
-
-def _attention(shown: Volume, explanation: Explanation, target: str, others: Sequence[Explanation], most: int) -> dict[str, Any]:
-    """Slices' weights as a picture and in words, for SliceAttention; slice-cam of the same target beside them."""
-    rows = explanation.provenance.get("details", ())
-    if not isinstance(explanation.method, SliceAttention) or not rows:
-        return {"attention": "", "words": []}
-    details = rows[explanation.targets.index(target)]
-    within = [e for e in others if isinstance(e.method, SliceCAM) and target in e.targets]
-    beside = picture(within[0].relevance[within[0].targets.index(target)], most) if within else None
-    drawn = slices.attention(shown, details["slices"], beside)
-    return {"attention": figures.data_uri(drawn), "words": slices.words(details)}
+def _scores(explanations: Sequence[Explanation], others: Mapping[str, Sequence[Explanation]]) -> list[tuple[str, float]]:
+    """Each target's score, once; then those of other models."""
+    pairs = [pair for e in explanations for pair in zip(e.targets, e.scores, strict=True)]
+    for name, own in others.items():
+        pairs += [(f"{target}, by {name}", score) for e in own for target, score in zip(e.targets, e.scores, strict=True)]
+    return list(dict.fromkeys(pairs))
 
 
 def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | None) -> dict[str, Any]:
@@ -186,8 +184,10 @@ def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | 
     }
 
 
-def _card(shown: Volume, relevance: Volume, drawn: Picture, explanation: Explanation, target: str, outline: Any) -> dict[str, Any]:
+def _card(shown: Volume, own: Map, outline: Any) -> dict[str, Any]:
+    explanation, target, drawn = own.explanation, own.target, own.drawn
     unit = explanation.method.unit
+    relevance = explanation.relevance[explanation.targets.index(target)]
     card: dict[str, Any] = {
         "method": title(explanation.method),
         "target": target,
@@ -220,14 +220,15 @@ def _course(explanation: Explanation, target: str) -> dict[str, Any] | None:
     }
 
 
-def _map(shown: Volume, drawn: Picture, explanation: Explanation, target: str) -> dict[str, Any]:
+def _map(shown: Volume, each: Map) -> dict[str, Any]:
+    drawn = each.drawn
     peak = np.array([*drawn.peak, 0, 0][:3])
     return {
-        "name": f"{title(explanation.method)}: {target}",
+        "name": f"{each.name}: {each.target}",
         "image": _packed(shown, (drawn.value * 127).round().astype(np.int8)),
         "scale": f"{drawn.scale:.2g}",
         "signed": drawn.signed,
-        "unit": explanation.method.unit,
+        "unit": each.explanation.method.unit,
         "peak": list(drawn.peak),
         "peak_mm": (_page_affine(shown) @ [*peak, 1])[:3].tolist(),
     }
@@ -270,15 +271,20 @@ def _kinds(explanations: Sequence[Explanation]) -> list[tuple[Explanation, list[
     return list(kinds.values())
 
 
-def _provenance(explanations: Sequence[Explanation]) -> list[tuple[str, str]]:
-    """What all share once; what differs by method behind the method's name."""
+def _provenance(explanations: Sequence[Explanation], others: Mapping[str, Sequence[Explanation]]) -> list[tuple[str, str]]:
+    """What all share once; what differs by method behind the method's name; of other models what makes them others."""
     own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth", "details")
     first = explanations[0].provenance
     rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
     for e in explanations:
         known = {k: e.provenance[k] for k in own if k in e.provenance}
-        if any("curve" in row for row in known.get("details", ())):  # which has a picture and a table of its own
+        if any(
+            "curve" in row or "slices" in row for row in known.get("details", ())
+        ):  # which have pictures and tables of their own
             del known["details"]
         values = ", ".join(f"{k} {json.dumps(value)}" for k, value in known.items())
         rows.append((title(e.method), values))
+    for name, beside in others.items():
+        known = {k: e.provenance[k] for e in beside[:1] for k in ("weights_sha256", "preprocessing") if k in e.provenance}
+        rows.append((name, ", ".join(f"{k} {json.dumps(value)}" for k, value in known.items())))
     return rows

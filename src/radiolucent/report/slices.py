@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from radiolucent.geometry import Array
 from radiolucent.report.figures import VIEWS, cut, legend, places
 from radiolucent.report.picture import Picture, lookup_table
 from radiolucent.volume import Volume
+
+LINES = ("#440154", "#21918c", "#d1495b", "#3b6fb6", "#7a7a00")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +46,18 @@ def weights_along(shown: Volume, slices: Mapping[str, Mapping[str, Any]]) -> dic
     return found
 
 
-def attention(shown: Volume, slices: Mapping[str, Mapping[str, Any]], beside: Picture | None = None) -> Figure:
-    """The middle slices with the weights of those that cut them, the top slice, perhaps another map of it; and profiles.
+def attention(
+    shown: Volume,
+    slices: Mapping[str, Mapping[str, Any]],
+    beside: Picture | None = None,
+    maps: Sequence[tuple[str, Picture]] = (),
+    weights: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None,
+) -> Figure:
+    """The middle slices with the weights of those that cut them, the top slice, perhaps other maps; and profiles.
 
     `shown` is the background that `picture.background` made, `slices` what a SliceAttention's details have, `beside`
-    another map on the same grid (slice-cam, or HiResCAM of a 3D model).
+    another map on the same grid (slice-cam), drawn within the top slice. `maps` are other models' (HiResCAM of a 3D model),
+    each with its name and at its own peak; `weights` other models' slices, which join the profiles.
     """
     along = weights_along(shown, slices)
     shape = shown.grid.shape
@@ -61,8 +72,9 @@ def attention(shown: Volume, slices: Mapping[str, Mapping[str, Any]], beside: Pi
     panels += [("coronal", _drawn([lines[2]], shape), middle, "weights of the slices across it")] if 2 in lines else []
     panels += [(view, _drawn([], shape), at_top, f"highest weight: {highest:.3g}")]
     panels += [(view, beside, at_top, "relevance within it")] if beside is not None else []
+    panels += [(view, drawn, drawn.peak, fill(f"{name}, at its peak", 30, break_on_hyphens=False)) for name, drawn in maps]
 
-    figure = Figure(figsize=(10.5, 5.8), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(max(10.5, 2.4 * len(panels)), 5.8), layout="constrained", facecolor="white")
     parts: Any = figure.subfigures(2, 1, height_ratios=(3.4, 2))
     upper, lower = parts
     axes = list(np.atleast_1d(upper.subplots(1, len(panels))))
@@ -70,7 +82,7 @@ def attention(shown: Volume, slices: Mapping[str, Mapping[str, Any]], beside: Pi
         cut(axis, name, shown, drawn, at, None)
         axis.set_title(f"{axis.get_title()}\n{what}", fontsize=8)
     legend(upper, axes, Picture(_drawn(across, shape).value, highest, middle), "weight of the slice", short=True)
-    _profiles(lower, shown, along)
+    _profiles(lower, shown, along, {name: weights_along(shown, own) for name, own in (weights or {}).items()})
     return figure
 
 
@@ -80,24 +92,32 @@ def _drawn(lines: list[Array], shape: tuple[int, ...]) -> Picture:
     return Picture(value, 1.0, (0, 0, 0))
 
 
-def _profiles(figure: Any, shown: Volume, along: Mapping[int, Along]) -> None:
-    """The weights along each axis, their mean over the heads and the heads themselves."""
+def _profiles(figure: Any, shown: Volume, along: Mapping[int, Along], others: Mapping[str, Mapping[int, Along]]) -> None:
+    """The weights along each axis, their mean over the heads and the heads themselves; and other models' weights."""
     where = places(shown)
     axes = np.atleast_1d(figure.subplots(1, len(along), sharey=True))
     for number, (axis, d) in enumerate(zip(axes, sorted(along), strict=True)):
         name, place = where[d]
         own = along[d]
-        mm = np.interp(own.voxel, np.arange(len(place)), place)
-        for head in own.heads if len(own.heads) > 1 else ():
-            axis.plot(mm, head, color="0.75", linewidth=0.6, drawstyle="steps-mid")
-        axis.plot(mm, own.weight, color=lookup_table()[215], linewidth=1.8, drawstyle="steps-mid")
+
+        def mm(voxel: Array, place: Array = place) -> Array:
+            return np.interp(voxel, np.arange(len(place)), place)
+
+        for head in own.heads if len(own.heads) > 1 and not others else ():
+            axis.plot(mm(own.voxel), head, color="0.75", linewidth=0.6, drawstyle="steps-mid")
+        axis.plot(mm(own.voxel), own.weight, color=lookup_table()[215], linewidth=1.8, drawstyle="steps-mid", label="this model")
+        for (model, other), colour in zip(others.items(), cycle(LINES)):
+            if d in other:
+                axis.plot(mm(other[d].voxel), other[d].weight, color=colour, linewidth=0.9, drawstyle="steps-mid", label=model)
         axis.set_xlabel(f"{name}, slices across {own.axis}", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         if d == 0 and shown.has_world:
             axis.invert_xaxis()  # as in the slices above
         if number == 0:
-            axis.set_ylabel("weight (grey: heads)", fontsize=8)
+            axis.set_ylabel("weight" if others else "weight (grey: heads)", fontsize=8)
+    if others:
+        axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def words(details: Mapping[str, Any]) -> list[str]:
@@ -116,7 +136,18 @@ def words(details: Mapping[str, Any]) -> list[str]:
     gone = f"Mean score while slices are left out, the highest weight first: {n['deletion']:.3g} (in random order"
     alone = f"of those with the highest weight alone: {n['insertion']:.3g} ({n['insertion_at_random']:.3g})."
     said.append(f"{gone} {n['deletion_at_random']:.3g}); {alone}")
-    if n["agreement"] is not None:
-        said.append(f"Rank correlation of a slice's weight with what leaving it out does to the score: {n['agreement']:.2f}.")
+    said.append(_agreements(n))
     said.append(f"Empty slices, {n['empty_slices']:.0%} of all, have {n['empty_weight']:.0%} of the weight.")
     return said
+
+
+def _agreements(n: Mapping[str, Any]) -> str:
+    """Weights beside what becomes of the score without each slice."""
+    told = [f"{_number(n['agreement'])} when the slice is left out"]
+    told += [f"{_number(n['occlusion'])} when it is covered in the image"] if "occlusion" in n else []
+    asked = "" if len(told) > 1 else " Covering slices in the image was not asked for (cover=minimum)."
+    return f"Rank correlation of a slice's weight with the change of the score: {', '.join(told)}.{asked}"
+
+
+def _number(value: float | None) -> str:
+    return "none (the same for all slices)" if value is None else f"{value:.2f}"

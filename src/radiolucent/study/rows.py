@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from radiolucent import io
-from radiolucent.case import Explained, class_names, fitting, is_segmentation, output_of, segmentation
+from radiolucent.case import fitting
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction
 from radiolucent.geometry import Grid
@@ -21,6 +21,7 @@ from radiolucent.methods import titles
 from radiolucent.metrics.agreement import Agreement, agreement
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
+from radiolucent.plan import Explained, class_names, is_segmentation, output_of, segmentation
 from radiolucent.protocols import Method, Target
 from radiolucent.provenance import peak_memory
 from radiolucent.regions import Regions as Prepared

@@ -17,23 +17,14 @@ import torch
 from torch import nn
 
 from radiolucent import io
-from radiolucent.case import (
-    Explained,
-    Plan,
-    choose_targets,
-    explain_all,
-    is_segmentation,
-    output_of,
-    read_scan,
-    write_maps,
-    write_page,
-)
+from radiolucent.case import write_maps, write_page
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Prediction, predict
 from radiolucent.hooks.taps import module_of
 from radiolucent.methods import as_dict, at_layer, named_layers
 from radiolucent.models import Card, load
 from radiolucent.parcellation import Parcellation
+from radiolucent.plan import Explained, Plan, choose_targets, explain_all, is_segmentation, output_of, read_scan
 from radiolucent.protocols import Target
 from radiolucent.provenance import scan_hash, weights_hash
 from radiolucent.study.checking import check_names, check_output, on_device
