@@ -32,7 +32,7 @@ from radiolucent.geometry import Grid
 from radiolucent.landmarks import from_polygons
 
 REGIONS = ("hand", "leg", "hip", "shoulder")
-COVARIATES = ("hardware", "multiscan", "frontal", "lateral", "oblique", "fractured")
+COVARIATES = ("hardware", "multiscan", "frontal", "lateral", "oblique")
 ALIKE = 0.98
 """Correlation of two pictures at 24 x 24 above which they are taken for one."""
 
