@@ -20,7 +20,7 @@ def radiograph_parts(
 
         s = sqrt of the image from its 0.5th percentile to its maximum, scaled to [0, 1], smoothed by a Gaussian of `smooth` pixels
         bright: log(s + 0.05) > Li's threshold (minimum cross-entropy) of that over the pixels with s < 0.98
-        film edge: from each side, the rows or columns of which more than 0.9 are bright, if they are less than 0.2 of the side
+        film edge: from each side, the rows or columns of which more than 0.9 are bright, if they are less than 0.12 of the side
         body: components of bright with s < 0.98, off the film edge, of at least `part` of the largest; holes filled
         bone: in the body (2 pixels from its edge), s - its mean nearby > Otsu's threshold of that, and > 0.02; components of
               at least `least` of the body. "Nearby" is a Gaussian of `local` x the shorter side within the body
@@ -29,8 +29,8 @@ def radiograph_parts(
     `marks` are letters, jewellery and hardware outside the body, and what the film shows white around it; hardware inside
     is bone to this rule. `inverted`: an image in which bone is dark (MONOCHROME1) is turned round first. Any range of
     intensities. Known failure: slanted white edges that touch the body become part of it; over a pelvis gas and bowel look
-    like bone, over a chest the heart's shadow does, and a bone wider than "nearby" has a gap in its middle. Look at some
-    masks before believing a table.
+    like bone, over a chest the heart's shadow does; a belly that is burnt out counts as marks; a bone wider than "nearby" has
+    a gap in its middle. Look at some masks before believing a table.
     """
     try:
         from skimage.filters import threshold_li, threshold_otsu
@@ -61,7 +61,7 @@ def _film_edge(bright: Mask) -> Mask:
         whole = lines.mean(1) > 0.9
         for side, strip in ((whole, found), (whole[::-1], found[::-1])):
             n = int(np.argmin(side)) if not side.all() else len(side)
-            if 0 < n < 0.2 * len(side):
+            if 0 < n < 0.12 * len(side):
                 strip[: n + 2] = True
     return edge
 
