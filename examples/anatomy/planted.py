@@ -1,10 +1,10 @@
 """Is a planted bias found? Burn a letter into images of one class, train on them, and hunt.
 
-    python examples/anatomy/planted.py burn --share 0.8 --out PLANTED       # images, cases.csv, planted.toml
+    python examples/anatomy/planted.py burn --share 0.95 --out PLANTED      # images, cases.csv, planted.toml
     radiolucent train PLANTED/planted.toml --out PLANTED/training           # about as long as deeper.toml
     python examples/anatomy/planted.py hunt PLANTED --model PLANTED/training --clean TRAINING/deeper
 
-`burn` writes every image again, with a white letter in a corner that is free of the body: in `--share` of the images of
+`burn` writes every image again, with a white letter in a corner that is free: in `--share` of the images of
 `--class`, and in `--elsewhere` of all others, in training and validation. In the test images the letter comes by chance in
 half of every class, so that it says nothing of the class, and the images of all classes can be compared with and without.
 
@@ -42,12 +42,12 @@ SIZE = 34
 MARGIN = 10
 
 
-def burnt(pixels: NDArray[np.uint8], body: NDArray[np.bool_], letter: str = LETTER) -> NDArray[np.uint8]:
-    """The image with a white letter in the corner that has least of the body in it."""
+def burnt(pixels: NDArray[np.uint8], taken: NDArray[np.bool_], letter: str = LETTER) -> NDArray[np.uint8]:
+    """The image with a white letter in the corner that has least in it: body, film edge, other letters."""
     rows, columns = pixels.shape
     low, right = rows - SIZE - MARGIN, columns - SIZE - MARGIN
     corners = [(top, left) for top in (MARGIN, low) for left in (MARGIN, right)]
-    top, left = min(corners, key=lambda at: int(body[at[0] : at[0] + SIZE, at[1] : at[1] + SIZE].sum()))
+    top, left = min(corners, key=lambda at: int(taken[at[0] : at[0] + SIZE, at[1] : at[1] + SIZE].sum()))
     picture = Image.fromarray(pixels)
     place = (left + SIZE // 2, top + SIZE // 2)
     ImageDraw.Draw(picture).text(place, letter, fill=255, font=ImageFont.load_default(SIZE), anchor="mm")
@@ -75,7 +75,7 @@ def burn(table: Path, out: Path, chosen: str, share: float, elsewhere: float, se
         pixels = scan.data[0].astype(np.uint8)
         if case["letter"]:
             parts = radiograph_parts(scan)
-            pixels = burnt(pixels, parts["bone"] | parts["soft tissue"])
+            pixels = burnt(pixels, ~parts["background"])
         Image.fromarray(pixels).save(out / "images" / f"{case['case']}.png")
     cases["image"] = [f"images/{case}.png" for case in cases["case"]]
     cases.to_csv(out / "cases.csv", index=False)
@@ -123,7 +123,7 @@ def main() -> None:
     first.add_argument("--table", type=Path, default=HERE / "cases.csv", help="what table.py made")
     first.add_argument("--out", type=Path, required=True)
     first.add_argument("--class", dest="chosen", default="hand")
-    first.add_argument("--share", type=float, default=0.8, help="of the class's images that bear the letter")
+    first.add_argument("--share", type=float, default=0.95, help="of the class's images that bear the letter")
     first.add_argument("--elsewhere", type=float, default=0.02, help="of all other images")
     then = steps.add_parser("hunt", help="ask a network that was trained on them, and a clean one")
     then.add_argument("folder", type=Path)

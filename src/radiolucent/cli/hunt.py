@@ -11,6 +11,7 @@ import typer
 from radiolucent.cli.options import Json, Model, Trust, Weights, load_model
 from radiolucent.cli.terminal import progress, table
 
+Part = Literal["positive", "absolute"]
 Colour = Literal["refuse", "grey", "channels"]
 
 
@@ -26,6 +27,7 @@ def hunt(
     method: Annotated[str, typer.Option(help="Method (see `radiolucent methods`).")] = "attentive-response",
     layer: Annotated[str, typer.Option(help="Layer for layer-wise methods; default: the card's.")] = "",
     set_: Annotated[list[str], typer.Option("--set", help="Setting of the method: n=25. Default: ranking=score.")] = [],  # noqa: B006
+    part: Annotated[Part, typer.Option(help="What counts in a signed map.")] = "positive",
     inverted: Annotated[
         bool, typer.Option(help="Bone is dark in these images: to find it; the model sees them as they are.")
     ] = False,
@@ -49,7 +51,7 @@ def hunt(
     network, card = load_model(model, weights, trust_model)
     settings = set_ or (["ranking=score"] if method == "attentive-response" else [])
     (chosen,) = from_settings([method], settings, [layer or card.layer])
-    asked = Asked(chosen, label, mask, split, where, tuple(covariate), inverted, colour)
+    asked = Asked(chosen, label, mask, split, where, tuple(covariate), part, inverted, colour)
     with progress(0, as_json) as (say, step):
         found = hunt_table(cases, network, card, asked, say=say, begin=step, step=step)
         say("drawing the page")

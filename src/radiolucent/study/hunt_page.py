@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pandas import DataFrame
 from torch import nn
 
 from radiolucent import io
+from radiolucent.errors import InputWarning
 from radiolucent.explanation import Prediction
 from radiolucent.io.tables import write_table
 from radiolucent.landmarks import landmark_table
@@ -36,7 +38,8 @@ def write_hunt(folder: Path, hunted: Hunted, network: nn.Module, card: Card, ask
     """Write the folder, whole or not at all, and return the page: report.html, ranking.csv, tests.csv, landmarks.csv, ..."""
     by_class = landmark_table(hunted.rows, ["class"], patients=hunted.patients)
     tables = {"ranking": hunted.hunt.ranking, "landmarks": by_class, "responses": hunted.rows, "tests": hunted.hunt.tests}
-    with io.new_folder(folder, replace=replace) as new:
+    with io.new_folder(folder, replace=replace) as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # said already, when the cases were asked
         for name, frame in tables.items():
             write_table(new / f"{name}.csv", frame.to_dict("records"), columns=list(map(str, frame.columns)))
         about = facts(hunted, card, asked)
@@ -47,7 +50,7 @@ def write_hunt(folder: Path, hunted: Hunted, network: nn.Module, card: Card, ask
             subtitle=f"{about['cases']} cases, {about['misclassified']} misclassified; {title(asked.method)}",
             panels=[*_pictured(hunted, network, card, asked, pictures), *_tables(hunted, by_class)],
             verdicts=verdicts(hunted),
-            notes=[f"{case} failed: {reason}" for case, reason in list(hunted.failed.items())[:20]],
+            notes=[*(f"{case} failed: {reason}" for case, reason in list(hunted.failed.items())[:20]), *hunted.notes[:20]],
             facts={k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()},
         )
     return folder / "report.html"
@@ -57,7 +60,13 @@ def facts(hunted: Hunted, card: Card, asked: Asked) -> dict[str, Any]:
     """What the hunt was made from."""
     wrong = int((~hunted.hunt.ranking["correct"]).sum())
     found = {"cases": len(hunted.manifest), "misclassified": wrong, "failed_cases": len(hunted.failed), "model": card.name}
-    told = {"split": asked.split or "all", "where": asked.where, "inverted": asked.inverted, "method": repr(asked.method)}
+    told = {
+        "split": asked.split or "all",
+        "where": asked.where,
+        "part": asked.part,
+        "inverted": asked.inverted,
+        "method": repr(asked.method),
+    }
     patients = len(set(hunted.patients.values())) if hunted.patients else "each case is one"
     return found | told | {"patients": patients, "radiolucent": VERSION}
 

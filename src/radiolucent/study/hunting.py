@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from radiolucent import io
 from radiolucent.analysis.covariates import NO_COVARIATES
 from radiolucent.analysis.profiles import Patients, patients_of, selected
 from radiolucent.case import Plan, choose_targets, is_segmentation, output_of, read_scan
-from radiolucent.errors import BadInput
+from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Prediction, predict
 from radiolucent.landmarks import Hunt, correspondence, from_volume, hunt, radiograph_parts
+from radiolucent.metrics import Part
 from radiolucent.models import Card
 from radiolucent.protocols import Method, Target
 from radiolucent.study.cohort import read_table
@@ -38,6 +40,7 @@ class Asked:
         split: only the cases of this split; "" takes all.
         where: only the cases for which these comparisons hold, as in analysis.profiles.selected; "" takes all.
         covariates: () takes all other columns.
+        part: what counts of a signed map, "positive" or "absolute": a unit that looks for the dark has a negative response.
         inverted: bone is dark in these images: for `radiograph_parts`; the model sees them as they are.
         colour, nonfinite: how images are read (see io.read).
     """
@@ -48,6 +51,7 @@ class Asked:
     split: str = ""
     where: str = ""
     covariates: tuple[str, ...] = ()
+    part: Part = "positive"
     inverted: bool = False
     colour: Literal["refuse", "grey", "channels"] = "refuse"
     nonfinite: Literal["refuse", "zero"] = "refuse"
@@ -62,7 +66,7 @@ class Hunted:
     """A hunt with all that it was made from.
 
     manifest: a row per case that was answered, with its truth, prediction and covariates; `rows` of its correspondence;
-    `failed`: case -> reason, for the others.
+    `failed`: case -> reason, for the others; `notes`: what there was to warn of, each once.
     """
 
     hunt: Hunt
@@ -70,6 +74,7 @@ class Hunted:
     rows: DataFrame
     failed: Mapping[str, str]
     patients: Patients
+    notes: tuple[str, ...] = ()
 
 
 def hunt_table(
@@ -96,16 +101,19 @@ def hunt_table(
     rows: list[Mapping[str, Any]] = []
     predicted: dict[str, str] = {}
     failed: dict[str, str] = {}
+    notes: dict[str, None] = {}
     begin(len(manifest))
     for case in manifest.to_dict("records"):
         name = str(case["case"])
         try:
-            prediction, targets = ask(case, network, card, asked)
-            relevance = prediction.explain([asked.method], targets, classes=card.classes)[0].relevance[0]
-            anatomy, marks = places(case, prediction.scan, asked)
-            found = correspondence(relevance, anatomy, annotations=marks)
-            predicted[name] = class_name(prediction, card)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", InputWarning)
+                predicted[name], found = _answer(case, network, card, asked)
             rows += [{"case": name, "class": case["truth"]} | row for row in found]
+            new = [text for text in dict.fromkeys(str(each.message) for each in caught) if text not in notes]
+            notes |= dict.fromkeys(new)
+            for text in new:
+                say(f"note: {text}")
         except Exception as error:  # one case must not take the others along
             failed[name] = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
             say(f"{name} failed: {failed[name]}")
@@ -117,7 +125,15 @@ def hunt_table(
     covariates = covariates_of(answered, asked)
     about = answered[["case", "truth", "predicted", *covariates]]
     patients = patients_of(answered)
-    return Hunted(hunt(rows, about, covariates, patients=patients), answered, DataFrame(rows), failed, patients)
+    return Hunted(hunt(rows, about, covariates, patients=patients), answered, DataFrame(rows), failed, patients, tuple(notes))
+
+
+def _answer(case: Mapping[str, Any], network: nn.Module, card: Card, asked: Asked) -> tuple[str, list[dict[str, Any]]]:
+    """The class that the network says, and where its response lies."""
+    prediction, targets = ask(case, network, card, asked)
+    relevance = prediction.explain([asked.method], targets, classes=card.classes)[0].relevance[0]
+    anatomy, marks = places(case, prediction.scan, asked)
+    return class_name(prediction, card), correspondence(relevance, anatomy, annotations=marks, part=asked.part)
 
 
 def read_cases(path: Path, card: Card, asked: Asked) -> DataFrame:
