@@ -10,7 +10,8 @@ half of every class, so that it says nothing of the class, and the images of all
 
 `hunt` asks the network that was trained on these, and one that has never seen a letter, about the same test images. It is
 the hunt of `radiolucent hunt` with the letter as a covariate, and it says for each network whether the letter was found: a
-test of the response on the marks, outside the anatomy or in the background with q < 0.05, more of it where the letter is.
+test over all cases of the response outside the anatomy, on marks, on the border or in the background with q < 0.05, and more
+of it where the letter is. Deep units respond to a letter in a wide field around it, which is background to the rule.
 Known failure: a white letter is a strong edge, and any network responds to it a little. So beside the verdict stands how
 much of the response moves, and how much of the accuracy the letter costs.
 """
@@ -98,17 +99,16 @@ def findings(hunted: Hunted, chosen: str) -> Mapping[str, Any]:
     tests = tests[tests["target"] == "all"].set_index("region")
     ranking = hunted.hunt.ranking.merge(hunted.manifest[["case", "letter"]], on="case")
     there = ranking["letter"].astype(bool)
-    more = {name: float(ranking.loc[there, name].mean() - ranking.loc[~there, name].mean()) for name in ("outside", "marks")}
-    moved = {"outside": "", "marks": "marks"}
-    found = [name for name, region in moved.items() if tests.loc[region, "q"] < 0.05 and more[name] > 0]
+    places = {"outside": "", "marks": "marks", "border": "border", "background": "background"}
+    more = {name: float(ranking.loc[there, name].mean() - ranking.loc[~there, name].mean()) for name in places}
+    q = {name: float(tests.loc[region, "q"]) for name, region in places.items()}
+    found = [name for name in places if q[name] < 0.05 and more[name] > 0]
     others = ranking["truth"] != chosen
     return {
         "found": bool(found),
         "by": ", ".join(found),
-        "outside with letter - without": more["outside"],
-        "marks with letter - without": more["marks"],
-        "q (outside)": float(tests.loc["", "q"]),
-        "q (marks)": float(tests.loc["marks", "q"]),
+        **{f"{name} with letter - without": value for name, value in more.items()},
+        **{f"q ({name})": value for name, value in q.items()},
         "accuracy with letter": float(ranking.loc[there, "correct"].mean()),
         "accuracy without": float(ranking.loc[~there, "correct"].mean()),
         f"others taken for {chosen} with letter": float((ranking["predicted"] == chosen)[there & others].mean()),

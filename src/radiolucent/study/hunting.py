@@ -25,9 +25,6 @@ from radiolucent.protocols import Method, Target
 from radiolucent.study.cohort import read_table
 from radiolucent.volume import Volume
 
-FILES = ("image", "label", "mask", "split")
-"""Columns of the table that are no covariates, beside those that name the case and the patient."""
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -171,7 +168,7 @@ def covariates_of(manifest: DataFrame, asked: Asked) -> list[str]:
     if missing:
         have = ", ".join(map(str, manifest.columns))
         raise BadInput(f"the covariates {', '.join(missing)} among the table's columns", have, "Correct --covariate.")
-    none = {*NO_COVARIATES, *FILES, asked.mask, "truth", "predicted"} - ({"label"} if asked.label != "label" else set())
+    none = {*NO_COVARIATES, asked.mask, "truth", "predicted"} - ({"label"} if asked.label != "label" else set())
     rest = [c for c in manifest.columns if str(c).casefold() not in none and c != asked.label]
     return list(asked.covariates) or rest
 
