@@ -153,6 +153,16 @@ def test_a_mask_stands_in_for_the_rule(world: tuple[Path, Path]) -> None:
     assert (found.hunt.ranking["outside"][~lettered] > 0.9).all()
 
 
+def test_one_class_can_be_explained_in_all_cases(world: tuple[Path, Path]) -> None:
+    table, model = world
+    network, card = load(model)
+    found = hunt_table(table, network, card, Asked(AttentiveResponse("blocks", n=2, ranking="score"), target="leg"))
+    assert (found.hunt.ranking["outside"] < 0.3).all(), "what speaks for leg is the limb, also where the letter is"
+    assert set(found.hunt.ranking["predicted"]) == {"hand", "leg"}
+    with pytest.raises(BadInput, match="a target that the model has; got 'foot'"):
+        hunt_table(table, network, card, Asked(AttentiveResponse("blocks"), target="foot"))
+
+
 def test_a_case_that_fails_does_not_take_the_others_along(world: tuple[Path, Path], tmp_path: Path) -> None:
     table, model = world
     colour = np.random.default_rng(0).integers(0, 255, (60, 50, 3), np.uint8)

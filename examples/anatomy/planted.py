@@ -12,6 +12,8 @@ half of every class, so that it says nothing of the class, and the images of all
 the hunt of `radiolucent hunt` with the letter as a covariate, and it says for each network whether the letter was found: a
 test over all cases of the response outside the anatomy, on marks, on the border or in the background with q < 0.05, and more
 of it where the letter is. Deep units respond to a letter in a wide field around it, which is background to the rule.
+Each is asked twice: where is what speaks for the class that it says, and where is what speaks for `--class`? On an image of a leg
+that is called one, the letter speaks against what is explained, and only the second question sees it.
 Known failure: a white letter is a strong edge, and any network responds to it a little. So beside the verdict stands how
 much of the response moves, and how much of the accuracy the letter costs.
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +88,11 @@ def burn(table: Path, out: Path, chosen: str, share: float, elsewhere: float, se
     return cases
 
 
-def asked_about(table: Path, model: Path) -> Hunted:
+def asked_about(table: Path, model: Path, target: str) -> Hunted:
     """The hunt in the test images with the letter as the one covariate."""
     network, card = rl.load(model)
-    return hunt_table(
-        table, network, card, Asked(AttentiveResponse(card.layer, ranking="score"), split="test", covariates=("letter",))
-    )
+    method = AttentiveResponse(card.layer, ranking="score")
+    return hunt_table(table, network, card, Asked(method, target=target, split="test", covariates=("letter",)))
 
 
 def findings(hunted: Hunted, chosen: str) -> Mapping[str, Any]:
@@ -139,10 +141,10 @@ def main() -> None:
         )
         return
     models = {"planted": given.model} | ({"clean": given.clean} if given.clean else {})
-    rows = [
-        {"network": name} | dict(findings(asked_about(given.folder / "cases.csv", path), given.chosen))
-        for name, path in models.items()
-    ]
+    rows = []
+    for (name, path), target in product(models.items(), ("", given.chosen)):
+        hunted = asked_about(given.folder / "cases.csv", path, target)
+        rows.append({"network": f"{name}, {target or 'what it says'}"} | dict(findings(hunted, given.chosen)))
     table = DataFrame(rows).set_index("network").T.reset_index(names="")
     print(as_markdown(table))
     for row in rows:

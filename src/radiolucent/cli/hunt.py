@@ -23,6 +23,7 @@ def hunt(
     where: Annotated[str, typer.Option(help="Cases for which this holds: 'label == hand and hardware == False'.")] = "",
     label: Annotated[str, typer.Option(help="Column of the true classes.")] = "label",
     mask: Annotated[str, typer.Option(help="Column of images that mark the anatomy; without one a rule finds bone.")] = "mask",
+    target: Annotated[str, typer.Option(help="Class to explain in every case; default: the one that the network says.")] = "",
     covariate: Annotated[list[str], typer.Option(help="Column to test, may be repeated; default: all others.")] = [],  # noqa: B006
     method: Annotated[str, typer.Option(help="Method (see `radiolucent methods`).")] = "attentive-response",
     layer: Annotated[str, typer.Option(help="Layer for layer-wise methods; default: the card's.")] = "",
@@ -51,7 +52,7 @@ def hunt(
     network, card = load_model(model, weights, trust_model)
     settings = set_ or (["ranking=score"] if method == "attentive-response" else [])
     (chosen,) = from_settings([method], settings, [layer or card.layer])
-    asked = Asked(chosen, label, mask, split, where, tuple(covariate), part, inverted, colour)
+    asked = Asked(chosen, label, mask, target, split, where, tuple(covariate), part, inverted, colour)
     with progress(0, as_json) as (say, step):
         found = hunt_table(cases, network, card, asked, say=say, begin=step, step=step)
         say("drawing the page")

@@ -102,7 +102,11 @@ def _pictured(hunted: Hunted, network: nn.Module, card: Card, asked: Asked, coun
             figures = list(case_figures(prediction, targets, asked, *maps[case], name))
             groups[right].append(Group(name, figures, photographs=True))
     for right, heading, text in (
-        (False, "Misclassified cases", "The class that the network said is explained: does the response lie on the anatomy?"),
+        (
+            False,
+            "Misclassified cases",
+            f"Explained is {asked.target or 'the class that the network said'}: does the response lie on the anatomy?",
+        ),
         (True, "Correct cases", "Those with the most response outside the anatomy: right, but for what reason?"),
     ):
         if groups[right]:
@@ -137,7 +141,7 @@ def _on_display(prediction: Prediction, values: Any) -> Any:
 
 
 def _tables(hunted: Hunted, by_class: DataFrame) -> Sequence[Panel]:
-    note = "Means over the cases of a class, for the class that the network said; p tests share - area (what shifted maps have)."
+    note = "Means over the cases of each true class; p tests share - area (what shifted maps have)."
     text = "Share of the positive response on each place, with its bootstrap interval; enrichment is share over area."
     found = [Panel("Where the response lies", text, tables=[table(by_class.drop(columns="kind"), note)])]
     tests = hunted.hunt.tests

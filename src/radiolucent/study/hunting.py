@@ -34,6 +34,7 @@ class Asked:
         method: one that knows the target; else it shows what is seen, not what decides.
         label, mask: columns of the table: the true class, and where there is one an image that is not 0 on the anatomy. Without
             it the anatomy is bone and soft tissue as `radiograph_parts` finds them.
+        target: the class that is explained in every case: where is what speaks for it? "" explains the one that the network says.
         split: only the cases of this split; "" takes all.
         where: only the cases for which these comparisons hold, as in analysis.profiles.selected; "" takes all.
         covariates: () takes all other columns.
@@ -45,6 +46,7 @@ class Asked:
     method: Method
     label: str = "label"
     mask: str = "mask"
+    target: str = ""
     split: str = ""
     where: str = ""
     covariates: tuple[str, ...] = ()
@@ -55,7 +57,7 @@ class Asked:
 
     @property
     def plan(self) -> Plan:
-        return Plan((self.method,), colour=self.colour, nonfinite=self.nonfinite)
+        return Plan((self.method,), (self.target,) if self.target else (), colour=self.colour, nonfinite=self.nonfinite)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,8 @@ def hunt_table(
     """
     if card.task != "classification":
         raise BadInput("a classifier for a bias hunt", f"{card.name}, a model for {card.task}", "Choose another model.")
+    if asked.target:
+        card.index(asked.target)
     manifest = read_cases(path, card, asked)
     rows: list[Mapping[str, Any]] = []
     predicted: dict[str, str] = {}
@@ -174,7 +178,7 @@ def covariates_of(manifest: DataFrame, asked: Asked) -> list[str]:
 
 
 def ask(case: Mapping[str, Any], network: nn.Module, card: Card, asked: Asked) -> tuple[Prediction, Target]:
-    """What the network says of a case, and the class that it says as the target."""
+    """What the network says of a case, and the class that it says, or that is asked for, as the target."""
     prediction = predict(network, read_scan(Path(case["image"]), card, asked.plan), card.preprocessing)
     if is_segmentation(prediction, card):
         raise BadInput("a classifier's output (batch, classes)", "one for every pixel", "Choose another model.")
