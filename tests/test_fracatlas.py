@@ -165,3 +165,33 @@ def test_differences_are_paired_and_of_patients(example: Any) -> None:
     assert first["p"] == pytest.approx(wilcoxon(each).pvalue)
     assert 0.09 < first["low"] < first["mean"] < first["high"] < 0.11
     assert second["low"] < 0.01
+
+
+def test_burning_writes_images_a_table_and_a_recipe_that_trains(example: Any, tmp_path: Path) -> None:
+    limb = np.full((256, 200), 5, np.uint8)
+    limb[:, 70:130], limb[20:240, 85:95], limb[20:240, 105:115] = 80, 160, 160
+    rows = []
+    for n in range(4):
+        Image.fromarray(limb).save(tmp_path / f"{n}.png")
+        label, split = ("hand", "leg")[n % 2], ("train", "test")[n // 2]
+        rows.append({"case": f"c{n}", "image": f"{n}.png", "label": label, "split": split, "patient": f"p{n}"})
+    pd.DataFrame(rows).to_csv(tmp_path / "cases.csv", index=False)
+    out = tmp_path / "out"
+    cases = example("planted").burn(tmp_path / "cases.csv", out, "hand", 1.0, 0.0)
+    assert cases["letter"][:2].tolist() == [True, False]
+    for case in pd.read_csv(out / "cases.csv").to_dict("records"):
+        found = np.asarray(Image.open(out / case["image"]))
+        assert (found != limb).any() == case["letter"]
+        assert (found[:, 70:130] == limb[:, 70:130]).all(), "the limb is as it was"
+    recipe = read_recipe(out / "planted.toml")
+    assert recipe.data.table == out / "cases.csv"
+    assert recipe.training.name == "anatomy-planted"
+
+
+def test_the_paper_s_sizes_are_those_of_the_preset() -> None:
+    recipe = read_recipe(PLACES / "augmented.toml")
+    assert recipe.preprocessing.size == (128, 128)
+    assert recipe.preprocessing.fit == "stretch"
+    assert recipe.watch == "balanced_accuracy"
+    named = {name for name in ("flip", "rotation", "translation", "shear", "scale", "crop") if getattr(recipe.augmentation, name)}
+    assert len(named) == 6, "cropping, rotation, translation, shearing, stretching and flipping"
