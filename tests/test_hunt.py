@@ -234,6 +234,18 @@ def test_a_folder_of_something_else_is_not_replaced(world: tuple[Path, Path], tm
     assert (tmp_path / "mine" / "card.json").is_file()
 
 
+def test_training_cases_among_the_others_are_said(world: tuple[Path, Path]) -> None:
+    table, model = world
+    rows = pd.read_csv(table)
+    rows.assign(split=["train", "test"] * (MANY // 2)).to_csv(table, index=False)
+    network, card = load(model)
+    asked, told = Asked(AttentiveResponse("blocks", n=2, ranking="score")), []
+    found = hunt_table(table, network, card, asked, say=told.append)
+    assert found.notes[0] == "cases of test, train are hunted in together: choose one with --split"
+    assert told[0] == f"note: {found.notes[0]}"
+    assert len(hunt_table(table, network, card, replace(asked, split="test")).manifest) == MANY / 2
+
+
 def test_the_table_names_its_classes_by_name_or_number(world: tuple[Path, Path]) -> None:
     table, model = world
     rows = pd.read_csv(table)

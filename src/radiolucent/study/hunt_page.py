@@ -29,7 +29,7 @@ from radiolucent.study.shown import table
 from radiolucent.version import VERSION
 
 UNITS = (9, 25)
-"""How many units' maps the paper shows: of a misclassified case, and of the others."""
+"""How many units' maps are drawn: the paper shows 9 of a misclassified case, and takes 25 for its maps."""
 _MOST_PIXELS = 1 << 18
 _RANKED = 15
 

@@ -102,7 +102,9 @@ def hunt_table(
     rows: list[Mapping[str, Any]] = []
     predicted: dict[str, str] = {}
     failed: dict[str, str] = {}
-    notes: dict[str, None] = {}
+    notes = dict.fromkeys(_of_all_splits(manifest, asked))
+    for text in notes:
+        say(f"note: {text}")
     begin(len(manifest))
     for case in manifest.to_dict("records"):
         name = str(case["case"])
@@ -127,6 +129,12 @@ def hunt_table(
     about = answered[["case", "truth", "predicted", *covariates]]
     patients = patients_of(answered)
     return Hunted(hunt(rows, about, covariates, patients=patients), answered, DataFrame(rows), failed, patients, tuple(notes))
+
+
+def _of_all_splits(manifest: DataFrame, asked: Asked) -> list[str]:
+    """A note, where the network may have been trained on some of the cases."""
+    found = sorted(set(manifest["split"].astype(str))) if "split" in manifest.columns and not asked.split else []
+    return [f"cases of {', '.join(found)} are hunted in together: choose one with --split"] if len(found) > 1 else []
 
 
 def _answer(case: Mapping[str, Any], network: nn.Module, card: Card, asked: Asked) -> tuple[str, list[dict[str, Any]]]:
@@ -155,7 +163,7 @@ def read_cases(path: Path, card: Card, asked: Asked) -> DataFrame:
     twice = table["case"][table["case"].duplicated()]
     if len(twice) or table.empty:
         raise BadInput("cases, each once", f"{twice.iloc[0]} twice" if len(twice) else "none", "Correct the table, or the choice.")
-    truth = [class_names(card, card.index(name)) for name in table[asked.label]]
+    truth = [name_of(card, card.index(name)) for name in table[asked.label]]
     table = table.drop(columns=[c for c in ("truth", "predicted") if c in table.columns])
     table["image"] = [path.parent / file for file in table["image"]]
     if asked.mask in table.columns:
@@ -197,10 +205,10 @@ def places(case: Mapping[str, Any], scan: Volume, asked: Asked) -> tuple[Mapping
 
 def class_name(prediction: Prediction, card: Card) -> str:
     """The class that the network says."""
-    return class_names(card, int(output_of(prediction, card).argmax(1)[0]))
+    return name_of(card, int(output_of(prediction, card).argmax(1)[0]))
 
 
-def class_names(card: Card, index: int) -> str:
+def name_of(card: Card, index: int) -> str:
     """A class by its number, as the card calls it."""
     return card.classes[index] if card.classes else str(index)
 
