@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,36 +99,53 @@ def hunt_table(
     if asked.target:
         card.index(asked.target)
     manifest = read_cases(path, card, asked)
-    rows: list[Mapping[str, Any]] = []
-    predicted: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    notes = dict.fromkeys(_of_all_splits(manifest, asked))
-    for text in notes:
-        say(f"note: {text}")
+    covariates = covariates_of(manifest, asked)
+    answers = _Answers(say)
+    for text in _of_all_splits(manifest, asked):
+        answers.note(text)
     begin(len(manifest))
     for case in manifest.to_dict("records"):
+        answers.add(case, network, card, asked)
+        step()
+    if not answers.predicted:
+        reason = next(iter(answers.failed.values()))
+        raise BadInput("a case that can be answered", f"none of {len(manifest)}: {reason}", "See above.")
+    answered = manifest[manifest["case"].isin(list(answers.predicted))].reset_index(drop=True)
+    answered.insert(2, "predicted", answered["case"].map(answers.predicted))
+    patients = patients_of(answered)
+    found = hunt(answers.rows, answered[["case", "truth", "predicted", *covariates]], covariates, patients=patients)
+    return Hunted(found, answered, DataFrame(answers.rows), answers.failed, patients, tuple(answers.notes))
+
+
+@dataclass
+class _Answers:
+    """What was answered so far."""
+
+    say: Callable[[str], None]
+    rows: list[Mapping[str, Any]] = field(default_factory=list)
+    predicted: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Each remark is said once, however many cases give rise to it."""
+        if text not in self.notes:
+            self.notes[text] = None
+            self.say(f"note: {text}")
+
+    def add(self, case: Mapping[Any, Any], network: nn.Module, card: Card, asked: Asked) -> None:
+        """Ask one more case; one that fails does not take the others along."""
         name = str(case["case"])
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", InputWarning)
-                predicted[name], found = _answer(case, network, card, asked)
-            rows += [{"case": name, "class": case["truth"]} | row for row in found]
-            new = [text for text in dict.fromkeys(str(each.message) for each in caught) if text not in notes]
-            notes |= dict.fromkeys(new)
-            for text in new:
-                say(f"note: {text}")
-        except Exception as error:  # one case must not take the others along
-            failed[name] = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-            say(f"{name} failed: {failed[name]}")
-        step()
-    if not predicted:
-        raise BadInput("a case that can be answered", f"none of {len(manifest)}: {next(iter(failed.values()))}", "See above.")
-    answered = manifest[manifest["case"].isin(list(predicted))].reset_index(drop=True)
-    answered.insert(2, "predicted", answered["case"].map(predicted))
-    covariates = covariates_of(answered, asked)
-    about = answered[["case", "truth", "predicted", *covariates]]
-    patients = patients_of(answered)
-    return Hunted(hunt(rows, about, covariates, patients=patients), answered, DataFrame(rows), failed, patients, tuple(notes))
+                self.predicted[name], found = _answer(case, network, card, asked)
+            self.rows += [{"case": name, "class": case["truth"]} | row for row in found]
+            for each in caught:
+                self.note(str(each.message))
+        except Exception as error:
+            self.failed[name] = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
+            self.say(f"{name} failed: {self.failed[name]}")
 
 
 def _of_all_splits(manifest: DataFrame, asked: Asked) -> list[str]:
