@@ -241,6 +241,8 @@ def test_what_cannot_be_projected_is_refused_in_words() -> None:
     dead = Pointwise([1.0, 1.0], [-9.0, -9.0])
     with pytest.raises(Nothing, match="a unit of layer 'act' that is active; got none by sum"):
         AttentiveResponse("act", n=2)(dead, x, Logits(0))
+    with pytest.raises(Nothing, match="a unit of layer 'act' that is active; got none"):
+        CLEAR("act")(dead, x, Logits(0, 1))
     with pytest.raises(BadInput, match="a network with convolutions"):
         AttentiveResponse("1", n=1)(nn.Sequential(nn.AvgPool2d(2), nn.ReLU(), Mean()), x, Logits(0))
     with pytest.raises(BadInput, match="a layer of convolutions"):

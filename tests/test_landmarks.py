@@ -271,6 +271,15 @@ def test_the_parts_of_a_drawn_radiograph(bits: int, inverted: bool) -> None:
     assert parts["background"][30:, 60:].all()
 
 
+def test_a_white_edge_of_the_film_is_a_mark_and_no_bone() -> None:
+    image = drawn()
+    image[:, 90:] = 240  # joined to the limb and to its bones
+    parts = radiograph_parts(Volume(image))
+    assert parts["marks"][90:].mean() > 0.95
+    assert not parts["bone"][90:].any()
+    assert parts["bone"][10:80, 33:36].mean() > 0.95
+
+
 def test_pictures_that_are_no_radiographs_are_refused() -> None:
     with pytest.raises(BadInput, match="a grey image"):
         radiograph_parts(Volume(np.zeros((3, 20, 20))))

@@ -76,7 +76,7 @@ precision = "bf16"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"preset": "papers"}, "presets among: paper, fast; got 'papers'. Did you mean paper"),
+        ({"preset": "papers"}, "presets among: paper, fast, anatomy; got 'papers'. Did you mean paper"),
         ({"optimizer": {}}, "tables of a recipe among: .*Did you mean optimiser"),
         ({"optimiser": {"epoch": 3}}, r"keys of \[optimiser\].*Did you mean epochs"),
         ({"optimiser": {"rate": "fast"}}, "float for optimiser.rate; got 'fast'"),

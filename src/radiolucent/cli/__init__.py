@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from radiolucent.cli.explain import demo, explain
+from radiolucent.cli.hunt import hunt
 from radiolucent.cli.measure import measure, metrics
 from radiolucent.cli.models import layers, methods
 from radiolucent.cli.study import app as study
@@ -25,7 +26,7 @@ app = typer.Typer(
     help="See through medical-imaging models.",
 )
 
-for command in (explain, layers, methods, demo, measure, metrics, train):
+for command in (explain, layers, methods, demo, measure, metrics, hunt, train):
     app.command()(command)
 app.add_typer(study, name="study")
 

@@ -14,7 +14,7 @@ from radiolucent.cli.terminal import progress, table
 def train(
     recipe: Annotated[Path, typer.Argument(help="The recipe, a TOML file.")],
     out: Annotated[Path, typer.Option(help="The training's folder: new, or one that this recipe has begun.")],
-    preset: Annotated[str, typer.Option(help="paper or fast, in place of the recipe's own preset.")] = "",
+    preset: Annotated[str, typer.Option(help="paper, fast or anatomy, in place of the recipe's own preset.")] = "",
     seeds: Annotated[int | None, typer.Option(min=1, help="That many seeds, from 0, in place of the recipe's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:

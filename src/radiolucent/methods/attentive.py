@@ -170,6 +170,8 @@ class CLEAR:
         with projecting(model, layer, x, targets, self.rectification) as projection:
             check_classes(len(projection.scores))
             A = projection.features
+            if not A.any():
+                raise Nothing(f"a unit of layer {layer!r} that is active", "none", "Choose another layer, or another image.")
 
             def signal(c: int, empty: Tensor) -> None:
                 weights = projection.gradient(c)

@@ -49,11 +49,12 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of one method: rows of thumbnails and figures, each with its caption."""
+    """Pictures of one method or case: rows of thumbnails and figures, each with its caption. `photographs`: see data_uri."""
 
     name: str
     figures: Sequence[tuple[Figure, str]] = ()
     galleries: Sequence[tuple[str, Sequence[Thumbnail]]] = ()
+    photographs: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _drawn(panel: Panel) -> dict[str, Any]:
         "groups": [
             {
                 "name": group.name,
-                "figures": [(data_uri(figure), caption) for figure, caption in group.figures],
+                "figures": [(data_uri(figure, photograph=group.photographs), caption) for figure, caption in group.figures],
                 "galleries": [(name, [_shown(t) for t in row]) for name, row in group.galleries],
             }
             for group in panel.groups

@@ -36,9 +36,13 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     return buffer.getvalue()
 
 
-def data_uri(figure: Figure) -> str:
-    """The figure as an image that a page can carry inside itself."""
-    return "data:image/png;base64," + base64.b64encode(png(figure)).decode()
+def data_uri(figure: Figure, *, photograph: bool = False) -> str:
+    """The figure as an image that a page can carry inside itself; many overlays as JPEG, which is far smaller for these."""
+    if not photograph:
+        return "data:image/png;base64," + base64.b64encode(png(figure)).decode()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi=100, pil_kwargs={"quality": 85})
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def slices(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None) -> Figure:

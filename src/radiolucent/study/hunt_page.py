@@ -1,0 +1,157 @@
+"""The folder of a bias hunt: tables, and a page with the misclassified cases first, their units, the ranking and the tests."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from pandas import DataFrame
+from torch import nn
+
+from radiolucent import io
+from radiolucent.errors import InputWarning
+from radiolucent.explanation import Prediction
+from radiolucent.io.tables import write_table
+from radiolucent.landmarks import landmark_table
+from radiolucent.methods import AttentiveResponse, title
+from radiolucent.models import Card
+from radiolucent.protocols import Target
+from radiolucent.report.cohort import Group, Panel, write_cohort_report
+from radiolucent.report.picture import background, for_display
+from radiolucent.report.responses import ranked_cases, unit_maps
+from radiolucent.study.hunting import Asked, Hunted, ask, shown_first
+from radiolucent.study.shown import table
+from radiolucent.version import VERSION
+
+UNITS = (9, 25)
+"""How many units' maps are drawn: the paper shows 9 of a misclassified case, and takes 25 for its maps."""
+_MOST_PIXELS = 1 << 18
+_RANKED = 15
+
+
+def write_hunt(folder: Path, hunted: Hunted, network: nn.Module, card: Card, asked: Asked, *, pictures: int, replace: bool) -> Path:
+    """Write the folder, whole or not at all, and return the page: report.html, ranking.csv, tests.csv, landmarks.csv, ..."""
+    by_class = landmark_table(hunted.rows, ["class"], patients=hunted.patients)
+    tables = {"ranking": hunted.hunt.ranking, "landmarks": by_class, "responses": hunted.rows, "tests": hunted.hunt.tests}
+    with io.new_folder(folder, replace=replace) as new, warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # said already, when the cases were asked
+        for name, frame in tables.items():
+            write_table(new / f"{name}.csv", frame.to_dict("records"), columns=list(map(str, frame.columns)))
+        about = facts(hunted, card, asked)
+        io.put(new / "hunt.json", json.dumps(about | {"failed": dict(hunted.failed)}, indent=1).encode())
+        write_cohort_report(
+            new / "report.html",
+            title=f"Bias hunt: {card.name}",
+            subtitle=f"{about['cases']} cases, {about['misclassified']} misclassified; {title(asked.method)}",
+            panels=[*_pictured(hunted, network, card, asked, pictures), *_tables(hunted, by_class)],
+            verdicts=verdicts(hunted),
+            notes=[*(f"{case} failed: {reason}" for case, reason in list(hunted.failed.items())[:20]), *hunted.notes[:20]],
+            facts={k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()},
+        )
+    return folder / "report.html"
+
+
+def facts(hunted: Hunted, card: Card, asked: Asked) -> dict[str, Any]:
+    """What the hunt was made from."""
+    wrong = int((~hunted.hunt.ranking["correct"]).sum())
+    found = {"cases": len(hunted.manifest), "misclassified": wrong, "failed_cases": len(hunted.failed), "model": card.name}
+    told = {
+        "split": asked.split or "all",
+        "where": asked.where,
+        "part": asked.part,
+        "inverted": asked.inverted,
+        "method": repr(asked.method),
+    }
+    patients = len(set(hunted.patients.values())) if hunted.patients else "each case is one"
+    return found | told | {"patients": patients, "radiolucent": VERSION}
+
+
+def verdicts(hunted: Hunted) -> list[str]:
+    """The findings in words, the largest first, or that there is none."""
+    tests = hunted.hunt.tests
+    if tests.empty or tests["p"].notna().sum() == 0:
+        return ["No covariate could be tested: the ranking stands alone."]
+    found = hunted.hunt.found()
+    made = int(tests["p"].notna().sum())
+    first = f"{len(found)} of {made} tests found something at a false discovery rate of 0.05."
+    return [first, *(f"{row['target']} cases: {row['verdict']}" for row in found.head(10).to_dict("records"))]
+
+
+def _pictured(hunted: Hunted, network: nn.Module, card: Card, asked: Asked, count: int) -> Iterator[Panel]:
+    """Cases with the maps of their units, the misclassified ones first; then the first of the ranking side by side."""
+    ranking = hunted.hunt.ranking.set_index("case")
+    cases = hunted.manifest.set_index("case", drop=False).to_dict("index")
+    chosen = shown_first(hunted.hunt.ranking, count)
+    first = list(hunted.hunt.ranking["case"][:_RANKED])
+    maps: dict[str, tuple[Any, Any]] = {}
+    groups: dict[bool, list[Group]] = {False: [], True: []}
+    for case in dict.fromkeys([*chosen, *first]):
+        prediction, targets = ask(cases[case], network, card, asked)
+        relevance = prediction.explain([asked.method], targets, classes=card.classes)[0].relevance[0]
+        scan = background(prediction.scan, _MOST_PIXELS)
+        maps[case] = scan, for_display(relevance, _MOST_PIXELS).data.sum(0)
+        if case in chosen:
+            row = ranking.loc[case]
+            name = f"{case}: {row['truth']}, taken for {row['predicted']}, {row['outside']:.0%} of the response outside"
+            right = bool(row["correct"])
+            figures = list(case_figures(prediction, targets, asked, *maps[case], name))
+            groups[right].append(Group(name, figures, photographs=True))
+    for right, heading, text in (
+        (
+            False,
+            "Misclassified cases",
+            f"Explained is {asked.target or 'the class that the network said'}: does the response lie on the anatomy?",
+        ),
+        (True, "Correct cases", "Those with the most response outside the anatomy: right, but for what reason?"),
+    ):
+        if groups[right]:
+            yield Panel(heading, text, groups[right])
+    titles = [f"{c}\n{ranking.loc[c, 'truth']} as {ranking.loc[c, 'predicted']}, {ranking.loc[c, 'outside']:.0%}" for c in first]
+    drawn = ranked_cases([(name, *maps[case]) for name, case in zip(titles, first, strict=True)])
+    text = "The most response outside the anatomy first: truth as prediction, share outside."
+    shown = table(hunted.hunt.ranking, "All cases; outside and the shares of what is no anatomy.")
+    yield Panel("Ranking", text, [Group("The first of the ranking", [(drawn, text)], photographs=True)], [shown])
+
+
+def case_figures(
+    prediction: Prediction, targets: Target, asked: Asked, scan: Any, dominant: Any, name: str
+) -> Iterator[tuple[Figure, str]]:
+    """Image, map, and for attentive responses the maps of its strongest 9 and 25 units, each with its caption."""
+    method = asked.method
+    if not isinstance(method, AttentiveResponse):
+        yield ranked_cases([(name, scan, dominant)], columns=1), f"image and {title(method)}"
+        return
+    found = method.responses(prediction.model, prediction.x, targets)
+    units = [int(unit) for unit in found.units[0, 0]]
+    maps = [_on_display(prediction, each.float().cpu().numpy()) for each in found.maps[0, 0]]
+    active = sum(unit >= 0 for unit in units)
+    for most in sorted({min(n, active) for n in UNITS}):
+        caption = f"image, dominant map, and the {most} strongest of {active} units by {method.ranking}, each on its own scale"
+        yield unit_maps(scan, dominant, np.stack(maps), units, most), caption
+
+
+def _on_display(prediction: Prediction, values: Any) -> Any:
+    """A unit's map as the page shows it: on the scan's own grid, as the dominant map is."""
+    return for_display(prediction.image.like(values[None]).on(prediction.scan.grid), _MOST_PIXELS).data[0]
+
+
+def _tables(hunted: Hunted, by_class: DataFrame) -> Sequence[Panel]:
+    note = "Means over the cases of each true class; p tests share - area (what shifted maps have)."
+    text = "Share of the positive response on each place, with its bootstrap interval; enrichment is share over area."
+    found = [Panel("Where the response lies", text, tables=[table(by_class.drop(columns="kind"), note)])]
+    tests = hunted.hunt.tests
+    if len(tests):
+        tests = tests.drop(columns=["method", "layer"]).sort_values(["q", "p"], kind="stable")
+        text = (
+            "Response outside the anatomy, and on each place, against each covariate: all, correct and misclassified cases apart. "
+        )
+        text += "A covariate that goes with the class goes with whatever the network does for that class: hunt within a class too."
+        found.append(
+            Panel("Covariates", text, tables=[table(tests, "q is the false discovery rate over all tests that were made.")])
+        )
+    return found
