@@ -15,12 +15,12 @@ from torch import nn
 from radiolucent import io
 from radiolucent.analysis.covariates import NO_COVARIATES
 from radiolucent.analysis.profiles import Patients, patients_of, selected
-from radiolucent.case import Plan, choose_targets, is_segmentation, output_of, read_scan
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Prediction, predict
 from radiolucent.landmarks import Hunt, correspondence, from_volume, hunt, radiograph_parts
 from radiolucent.metrics import Part
 from radiolucent.models import Card
+from radiolucent.plan import Plan, choose_targets, is_segmentation, output_of, read_scan
 from radiolucent.protocols import Method, Target
 from radiolucent.study.cohort import read_table
 from radiolucent.volume import Volume
