@@ -64,7 +64,7 @@ def recipe(model: str, data: str, o: argparse.Namespace) -> Any:
         "data": {"medmnist": f"{data}mnist3d", "size": o.size},
         "preprocessing": {"preset": "eight-bit"},
         "model": network(model, data, o),
-        "machine": {"device": o.device, "precision": o.precision},
+        "machine": {"device": o.device, "precision": o.precision, "features": str((o.out / data / "features").absolute())},
     }
     return from_tables(tables | {"optimiser": optimiser}, Path.cwd())
 

@@ -163,6 +163,16 @@ def test_a_frozen_encoder_stays_as_it_is_in_training_so_that_features_can_be_kep
     assert model.train().encoder.training
 
 
+@pytest.mark.parametrize("name", SliceModel.behind_features)
+def test_features_do_not_depend_on_what_lies_behind_them(name: str) -> None:
+    other: dict[str, dict[str, object]] = {"pooling": {"pooling": "max", "pooling_arguments": {}}}
+    other |= {"pooling_arguments": {"pooling_arguments": {"heads": 1}}, "task": {"task": "regression"}}
+    given = other.get(name, {name: 4})
+    encoder = classifier(2)
+    one, two = (SliceModel(encoder, **({"pooling_arguments": {"heads": 2}} | more)).eval() for more in ({}, given))
+    assert torch.equal(one.features(volumes()), two.features(volumes()))
+
+
 def test_grey_goes_into_all_channels_and_the_adapted_stem_says_the_same() -> None:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), Mean(), nn.Linear(4, 9))

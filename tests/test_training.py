@@ -231,6 +231,23 @@ def test_features_of_another_network_with_the_same_weights_are_not_used(tmp_path
     assert same(weights(tmp_path / "out"), weights(tmp_path / "alone"))
 
 
+def test_trainings_that_differ_behind_the_encoder_may_share_its_features(tmp_path: Path) -> None:
+    table = world(tmp_path / "data")
+    torch.save(Cached().state_dict(), tmp_path / "first.pt")
+    frozen, shared = {"epochs": 2, "frozen_epochs": 2}, {"features": str(tmp_path / "features")}
+    for dropout in (0.2, 0.5):
+        model = {**CACHED, "weights": str(tmp_path / "first.pt"), "arguments": {"dropout": dropout}}
+        said: list[str] = []
+        train(recipe(table, optimiser=frozen, model=model, machine=shared), tmp_path / f"{dropout}", say=said.append)
+        assert any(text.startswith("features of") for text in said) == (dropout == 0.2)
+        train(recipe(table, optimiser=frozen, model=model), tmp_path / f"{dropout} alone")
+        assert same(weights(tmp_path / f"{dropout}"), weights(tmp_path / f"{dropout} alone"))
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    other = {**CACHED, "weights": str(tmp_path / "first.pt"), "arguments": {"axis": 2}}
+    train(recipe(table, optimiser=frozen, model=other, machine=shared), tmp_path / "other")
+    assert len(list((tmp_path / "features").iterdir())) == 2
+
+
 def test_a_head_by_name_is_trained_alone(tmp_path: Path) -> None:
     table = world(tmp_path / "data")
     model = {**SMALL, "head": ["head"]}

@@ -24,12 +24,13 @@ class Cached(nn.Module):
     """An encoder per slice with features(x) and from_features(f), dropout behind: what caching and freezing are about."""
 
     calls = 0
+    behind_features = ("dropout",)
 
-    def __init__(self, outputs: int = 2, axis: int = -1) -> None:
+    def __init__(self, outputs: int = 2, axis: int = -1, dropout: float = 0.2) -> None:
         super().__init__()
         self.axis = axis
         self.encoder = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.2), nn.AdaptiveMaxPool2d(1))
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(3, outputs))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(3, outputs))
 
     def features(self, x: Tensor) -> dict[str, Tensor]:
         """One row of features for each slice of the axis, which no weight tells of."""

@@ -88,7 +88,9 @@ class Features:
 
     def _key(self, draws: list[Draw]) -> str:
         """Of what the features depend on: the network, its weights that are not trained, images, variants, precision."""
-        made = [self.asked.network, sorted(self.asked.arguments.items())]  # not all of it shows in the weights: kind, size
+        behind = getattr(self.network, "behind_features", ())
+        arguments = sorted((k, v) for k, v in self.asked.arguments.items() if k not in behind)
+        made = [self.asked.network, arguments]  # not all of it shows in the weights: kind, size
         digest = hashlib.sha256(repr(made).encode())
         trained = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
         for name, tensor in self.network.state_dict().items():

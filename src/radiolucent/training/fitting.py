@@ -162,7 +162,7 @@ class Fit:
         numbers = views(self.images.augmentation, self.train) if frozen and networks.caches(self.network) else None
         if numbers is not None:
             draws = numbers + [(int(n), -1) for n in (*self.validation, *self.cases.part("test"))]
-            folder, part = self.setting.folder.path / "features", self.setting.part
+            folder, part = self.recipe.machine.features or self.setting.folder.path / "features", self.setting.part
             asked = self.recipe.model
             self.features = Features(self.network, asked, self.images, draws, folder, self.accelerator, part, self.setting.say)
         self.feeding = self.accelerator.prepare_model(networks.Feeding(self.network))

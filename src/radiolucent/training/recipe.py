@@ -173,7 +173,8 @@ class Machine:
     `device` is "auto" (a GPU where there is one) or "cpu". `precision` is "no", "fp16" or "bf16", and must stay. `keep`
     prepared images in "memory", on "disk" (OUT/prepared), or "nothing". `workers` prepare images; `threads` are PyTorch's
     (0: as they are); `part` cases at a time where nothing is learnt (0: as in training); `checkpoint_seconds` lie between
-    two checkpoints. The last bits depend on `device`, `threads` and `part`.
+    two checkpoints. The last bits depend on `device`, `threads` and `part`. `features` is where those of a frozen encoder are
+    kept (none: OUT/features): trainings that differ behind the encoder may share it.
     """
 
     device: Literal["auto", "cpu"] = "auto"
@@ -183,6 +184,7 @@ class Machine:
     threads: int = 0
     part: int = 0
     checkpoint_seconds: float = 60.0
+    features: Path | None = None
 
     def __post_init__(self) -> None:
         _check(self.device in ("auto", "cpu"), "device auto or cpu", repr(self.device), "machine")
@@ -250,7 +252,7 @@ def _part(name: str, preset: Mapping[str, Any], table: Any, base: Path) -> Any:
         return _preprocessing(table)
     keys = {f.name: str(f.type) for f in fields(kind)}
     known(table, keys, f"keys of [{name}]")
-    for key in ("folder", "table", "weights", "encoder_weights"):
+    for key in ("folder", "table", "weights", "encoder_weights", "features"):
         if key in table and (table[key] == "" or "\0" in str(table[key])):
             raise BadInput(f"a path for {name}.{key}", repr(table[key]), "Give one, or leave the key out.")
     one = {key for key, value in table.items() if keys[key] == "tuple[str, ...]" and isinstance(value, str)}  # a name on its own

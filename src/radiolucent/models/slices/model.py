@@ -55,6 +55,9 @@ class SliceModel(nn.Module):
         BadInput: an encoder that gives no features, channels or sizes that do not fit.
     """
 
+    behind_features = ("pooling", "pooling_arguments", "outputs", "task", "width")
+    """The arguments that `features` do not depend on."""
+
     def __init__(
         self,
         encoder: nn.Module | str,
