@@ -336,7 +336,7 @@ def test_curves_share_what_they_can_and_fill_batches_across_maps(axes: int) -> N
     net, x = convolutional(axes)
     counting = Counting(net)
     R = torch.randn(1, 1, 1, *x.shape[2:])
-    maps = {"a": R.expand(3, *R.shape[1:]), "scaled": 3 * R.expand(3, *R.shape[1:]) + 1}  # ranks alike, for all targets
+    maps = {"a": R.expand(3, *R.shape[1:]), "scaled": 3 * R.expand(3, *R.shape[1:])}  # ranks alike, for all targets
     settings = {"cubes": 4, "points": 20}
     units = 4**axes
     points = min(20, units)
