@@ -539,6 +539,8 @@ def test_relevance_that_is_always_the_same_has_no_correlation() -> None:
     assert same.reason == "the relevance of what is hidden is always the same"
     whole = one(net, x, R, Logits(0), FaithfulnessCorrelation("parcellation", subset=2), labels=labels)
     assert whole.reason == "a subset of 2 of 2 parcellation leaves nothing to see: hide fewer, or cut the image into more"
+    for metric in (MonotonicityCorrelation("parcellation"), ROAD("parcellation")):
+        assert one(net, x, R, Logits(0), metric, labels=labels).reason.startswith("2 parcellation: too few for a ")
     nothing = torch.zeros(1, 1, 1, *x.shape[2:])
     nothing[..., 0, :2] = torch.tensor([1.0, -1.0])
     silent = one(net, x, nothing, Logits(0), Infidelity("parcellation", subset=1), labels=labels)

@@ -96,7 +96,7 @@ class Asked:
 
         def scored(which: range) -> tuple[Tensor, float]:
             start = time.perf_counter()
-            S = self._scored(torch.stack([new[i].of(self) for i in which]))[:, :, 0].double().cpu()
+            S = self._scored(torch.stack([new[i].of(self) for i in which]))[:, :, 0].cpu().double()
             return S, (time.perf_counter() - start) / len(which)
 
         for which, (S, seconds) in in_chunks(len(new), self._together, scored):
