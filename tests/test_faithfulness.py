@@ -161,7 +161,8 @@ def test_the_curves_of_a_linear_model_are_sums_of_its_parts(axes: int) -> None:
 def test_relative_scores_go_from_the_baseline_s_to_the_image_s(kind: type) -> None:
     net, x = convolutional(2)
     R = torch.randn(1, 1, 1, *x.shape[2:])
-    nothing, whole = (float(net(image)[0, 3]) for image in (baselines.mean(x), x))
+    with torch.no_grad():
+        nothing, whole = (float(net(image)[0, 3]) for image in (baselines.mean(x), x))
     assert abs(nothing) > 0.01
     settings = {"over": "voxels", "baseline": "mean"}
     raw, relative = (one(net, x, R, Logits(3), kind(**settings, relative=r)) for r in (False, True))
