@@ -19,7 +19,7 @@ from radiolucent.metrics.faithfulness import (
     Monotonicity,
     MonotonicityCorrelation,
     Sufficiency,
-    check,
+    ask,
 )
 from radiolucent.metrics.localization import (
     AUROC,
@@ -162,7 +162,7 @@ __all__ = [
     "Sufficiency",
     "Undefined",
     "WeightedIoA",
-    "check",
+    "ask",
     "describe",
     "from_text",
     "label_of",
