@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -27,10 +28,10 @@ from radiolucent.metrics import (
     ask,
     describe,
 )
-from radiolucent.metrics.faithfulness import Answer, Asked, Claim
-from radiolucent.metrics.faithfulness.changed import Order
+from radiolucent.metrics.faithfulness import Answer, Asked, Claim, Finding, Witness
+from radiolucent.metrics.faithfulness.changed import Gone, Order, Unchanged
 from radiolucent.metrics.faithfulness.curves import wilson
-from radiolucent.metrics.faithfulness.findings import Check, area, fisher, label_of
+from radiolucent.metrics.faithfulness.findings import Asking, Check, area, fisher, label_of
 from radiolucent.metrics.faithfulness.imputation import impute
 from radiolucent.protocols import Target
 from radiolucent.tiling import Tiled
@@ -387,7 +388,9 @@ def test_an_early_stop_is_the_first_part_of_the_whole() -> None:
     assert (1 - quick.value**2) / (n - 3) ** 0.5 <= 0.02
     fair = good + good.std() * noise
     middle = FaithfulnessCorrelation(samples=400, error=0.05, baseline="minimum")
-    n = one(net, x, fair, Logits(0), middle).evaluations - 1
+    counting.images = 0
+    n = one(counting, x, fair, Logits(0), middle).evaluations - 1
+    assert counting.images == n + 1  # what a round asks for again has been seen
     assert 30 <= n < 400
     at, before = (one(net, x, fair, Logits(0), FaithfulnessCorrelation(samples=m)).value for m in (n, n - 10))
     assert (1 - at**2) / (n - 3) ** 0.5 <= 0.05 < (1 - before**2) / (n - 13) ** 0.5
@@ -398,6 +401,24 @@ def test_an_early_stop_is_the_first_part_of_the_whole() -> None:
     settled = one(net, x, noise, Logits(0), Infidelity(samples=500, error=0.2))
     assert settled.evaluations < 501
     assert (settled.high - settled.low) / 2 / 1.96 <= 0.2 * settled.value
+
+
+def test_what_a_check_asks_for_in_any_round_is_counted() -> None:
+    @dataclass(frozen=True)
+    class Twice:
+        name = "twice"
+        category = "faithfulness"
+        higher_is_better = True
+
+        def __call__(self, claim: Claim, witness: Witness) -> Asking:
+            (first,) = yield [Unchanged()]
+            (second,) = yield [Gone("zero")]
+            return Finding(float(first - second), 0.0, 0.0)
+
+    net, x = linear(2)
+    found = one(net, x, InputXGradient()(net, x, Logits(0)), Logits(0), Twice())
+    assert found.evaluations == 2
+    assert found.value == pytest.approx(float(net(x)[0, 0].detach()))
 
 
 def test_out_of_memory_halves_the_batch_and_changes_nothing() -> None:
