@@ -308,7 +308,7 @@ def test_a_long_method_shows_how_far_it_is_on_a_terminal(
     from rich.console import Console
 
     from radiolucent.cli.terminal import progress
-    from radiolucent.methods.watching import tell
+    from radiolucent.scoring import tell
 
     monkeypatch.setattr(Console, "is_terminal", True)
     with progress(1, quiet=False) as (say, _):

@@ -23,9 +23,8 @@ from radiolucent.methods import (
     as_dict,
     from_dict,
 )
-from radiolucent.methods.perturbation import in_chunks, score
-from radiolucent.methods.watching import watched
 from radiolucent.protocols import Method
+from radiolucent.scoring import in_chunks, score, watched
 from radiolucent.targets import Select
 
 both_axes = pytest.mark.parametrize("axes", [2, 3])

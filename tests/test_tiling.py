@@ -35,9 +35,9 @@ from radiolucent.methods import (
     SaliencyTubes,
     SmoothGrad,
 )
-from radiolucent.methods.perturbation import Copies, score, scoring
 from radiolucent.methods.streaming import stream
 from radiolucent.provenance import weights_hash
+from radiolucent.scoring import Copies, score, scoring
 from radiolucent.targets import Overlapping, Select
 from radiolucent.tiling import Tiled
 

@@ -19,7 +19,7 @@ def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], C
     from rich.progress import Progress
 
     from radiolucent.errors import InputWarning
-    from radiolucent.methods.watching import watched
+    from radiolucent.scoring import watched
 
     console = Console(stderr=True, highlight=False)
     bar = Progress(console=console, transient=True, disable=quiet or not console.is_terminal)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput, Nothing, warn
 from radiolucent.methods.gradient import layer_of
 from radiolucent.methods.projection import RECTIFICATIONS, Projection, projecting
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import among, at_least
 
 RANKINGS = ("sum", "max", "score")
 MOST_CLASSES = 12

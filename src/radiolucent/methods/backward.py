@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.hooks import Form, Taps, evaluating, form_of, layers, some, tap
 from radiolucent.protocols import Target
+from radiolucent.scoring import check_scores
 
 Take = Callable[[int, str, Tensor, Tensor], None]
 """Takes (t, layer, value, dS_t/d value), both (b, c, *cells) in float32 at least. A second call for the same t and
@@ -143,18 +144,6 @@ def spatial_form(model: nn.Module, name: str, output: Tensor, x: Tensor) -> Form
         f"shape {tuple(output.shape)}",
         f"These have one: {some([layer.name for layer in layers(model, x) if layer.is_spatial])}.",
     )
-
-
-def check_scores(scores: Tensor, batch: int) -> None:
-    """Refuse what is not one finite score per target and batch item."""
-    if scores.ndim != 2 or scores.shape[1] != batch or not len(scores):
-        raise BadInput(
-            f"scores of shape (targets, {batch}): one per target and batch item",
-            f"shape {tuple(scores.shape)}",
-            "Does the model keep the batch axis? A squeeze() drops it for a single image.",
-        )
-    if not torch.isfinite(scores).all():
-        raise BadInput("finite scores", f"{scores.detach().tolist()}", "Check the weights and the input's intensities.")
 
 
 def check_differentiable(scores: Tensor) -> None:

@@ -13,9 +13,9 @@ from radiolucent.geometry import upsample
 from radiolucent.hooks import Form, Replay, evaluating, form_of, replaying, tap
 from radiolucent.methods.backward import spatial_form
 from radiolucent.methods.gradient import layer_of, plain
-from radiolucent.methods.perturbation import NUMBERS, VOXELS, in_chunks, score, share
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.scoring import NUMBERS, VOXELS, in_chunks, score, share
+from radiolucent.settings import among, at_least
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from radiolucent.methods.cam import GradCAM
 from radiolucent.methods.gradient import Gradient, check_floating
 from radiolucent.methods.guided import GuidedBackprop
 from radiolucent.methods.perturbation import in_passes, mean
-from radiolucent.methods.settings import ANY_SEED, at_least
 from radiolucent.protocols import Method, Target
+from radiolucent.settings import ANY_SEED, at_least
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent.hooks import evaluating, tap
-from radiolucent.methods.backward import check_scores, spatial_form
+from radiolucent.methods.backward import spatial_form
 from radiolucent.methods.gradient import first_order, layer_of, plain
 from radiolucent.protocols import Target
+from radiolucent.scoring import check_scores
 
 
 @dataclass(frozen=True)

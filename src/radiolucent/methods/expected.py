@@ -15,8 +15,8 @@ from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.methods.gradient import Gradient, check_floating, plain
 from radiolucent.methods.perturbation import in_passes, mean
-from radiolucent.methods.settings import ANY_SEED, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import ANY_SEED, at_least
 
 
 @dataclass(frozen=True)

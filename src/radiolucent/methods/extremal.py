@@ -16,8 +16,8 @@ from radiolucent.errors import BadInput
 from radiolucent.methods.descent import Descended, Steps, Until, descend
 from radiolucent.methods.masking import wide
 from radiolucent.methods.pieces import Through, cells_of, through
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import among, at_least
 
 COLDNESS = 20.0
 """Of the smooth maximum: 1 / T."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from radiolucent import baselines
 from radiolucent.methods.gradient import Gradient, check_floating, plain
 from radiolucent.methods.perturbation import in_passes, mean
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import among, at_least
 
 
 @dataclass(frozen=True)

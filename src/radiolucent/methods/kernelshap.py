@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from radiolucent import baselines
+from radiolucent import baselines, segments
 from radiolucent.hooks import evaluating
-from radiolucent.methods import segments
 from radiolucent.methods.coalitions import Pairs, pairs, shapley
 from radiolucent.methods.gradient import plain
-from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, scoring, share
-from radiolucent.methods.settings import ANY_SEED, among, at_least
-from radiolucent.methods.watching import tell
 from radiolucent.protocols import Target
+from radiolucent.scoring import VOXELS, in_chunks, scoring, share, tell
+from radiolucent.settings import ANY_SEED, among, at_least, per_axis
 
 REGIONS = ("cubes", "semantic", "supervoxels", "parcellation")
 

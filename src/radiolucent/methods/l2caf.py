@@ -12,8 +12,8 @@ from radiolucent.hooks import tensors_in
 from radiolucent.methods.backward import check_differentiable
 from radiolucent.methods.descent import Descended, Steps, Until, descend
 from radiolucent.methods.masking import Behind, Told, only, wide
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import among, at_least
 
 VARIANTS = ("class-specific", "class-oblivious")
 

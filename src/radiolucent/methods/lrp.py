@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from radiolucent.hooks import rewriting
 from radiolucent.methods.gradient import Gradient
 from radiolucent.methods.propagation import FIRST, Propagation
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import among, at_least
 
 # Composite -> the rule of its convolutions; dense layers have the epsilon rule in all of them.
 _CONVOLUTIONS = {"epsilon": "epsilon", "epsilon-plus": "plus", "epsilon-gamma": "gamma"}

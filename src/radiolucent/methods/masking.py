@@ -20,11 +20,11 @@ from radiolucent.hooks import (
     mixes_items,
     recording,
 )
-from radiolucent.methods.backward import check_differentiable, check_scores, spatial_form
+from radiolucent.methods.backward import check_differentiable, spatial_form
 from radiolucent.methods.descent import Descended
 from radiolucent.methods.gradient import layer_of, plain
-from radiolucent.methods.perturbation import NUMBERS, Copies, in_chunks
 from radiolucent.protocols import Detailed, Target
+from radiolucent.scoring import NUMBERS, Copies, check_scores, in_chunks
 from radiolucent.targets import Contrast, Logits, Outputs, Select
 from radiolucent.targets.parts import part_of
 

@@ -13,8 +13,8 @@ from radiolucent import baselines
 from radiolucent.methods.descent import Descended, Steps, Until, descend
 from radiolucent.methods.masking import wide
 from radiolucent.methods.pieces import Through, cells_of, through
-from radiolucent.methods.settings import ANY_SEED, among, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import ANY_SEED, among, at_least
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
 from radiolucent.methods.gradient import plain
-from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, scoring, share, unchanged
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.scoring import VOXELS, in_chunks, scoring, share, unchanged
+from radiolucent.settings import among, at_least, per_axis
 
 
 @dataclass(frozen=True)

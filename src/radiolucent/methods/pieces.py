@@ -12,12 +12,13 @@ from radiolucent import baselines
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.hooks import check_follows, check_items_apart, evaluating, mixes_items
-from radiolucent.methods.backward import check_differentiable, check_scores
+from radiolucent.methods.backward import check_differentiable
 from radiolucent.methods.descent import Descended
 from radiolucent.methods.gradient import check_floating, plain
 from radiolucent.methods.masking import own_scores, wide
-from radiolucent.methods.perturbation import VOXELS, in_chunks, per_axis, share
 from radiolucent.protocols import Target
+from radiolucent.scoring import VOXELS, check_scores, in_chunks, share
+from radiolucent.settings import per_axis
 
 
 class Through:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks import INPUT, Call, Form, check_follows, check_items_apart, evaluating, relus, rewriting, tap
-from radiolucent.methods.backward import check_differentiable, check_scores, spatial_form
+from radiolucent.methods.backward import check_differentiable, spatial_form
 from radiolucent.methods.gradient import check_floating, plain
 from radiolucent.methods.guided import DeconvReLU, GuidedReLU, activations
-from radiolucent.methods.perturbation import in_chunks
 from radiolucent.protocols import Target
+from radiolucent.scoring import check_scores, in_chunks
 
 NUMBERS = 2**26
 """In the largest tensor of one backward pass, for batch=0: 256 MiB in single precision."""

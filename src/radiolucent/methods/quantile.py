@@ -12,10 +12,11 @@ from torch.utils import _pytree as pytree
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks import evaluating
-from radiolucent.methods.backward import check_differentiable, check_scores
+from radiolucent.methods.backward import check_differentiable
 from radiolucent.methods.gradient import Gradient, plain
-from radiolucent.methods.settings import ANY_SEED, at_least
 from radiolucent.protocols import Target
+from radiolucent.scoring import check_scores
+from radiolucent.settings import ANY_SEED, at_least
 
 
 @dataclass(frozen=True)

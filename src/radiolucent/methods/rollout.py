@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks import attending, evaluating, flowing, tap, tensors_in
-from radiolucent.methods.backward import check_differentiable, check_scores, spatial_form
+from radiolucent.methods.backward import check_differentiable, spatial_form
 from radiolucent.methods.gradient import plain
 from radiolucent.protocols import Target
+from radiolucent.scoring import check_scores
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from radiolucent.baselines import BASELINES
 from radiolucent.errors import BadInput
 from radiolucent.hooks import check_follows, check_items_apart, evaluating, guest_of, last_layer, look, tap
-from radiolucent.methods.backward import check_differentiable, check_scores, spatial_form
+from radiolucent.methods.backward import check_differentiable, spatial_form
 from radiolucent.methods.gradient import plain
-from radiolucent.methods.perturbation import share
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Sliced, Target
+from radiolucent.scoring import check_scores, share
+from radiolucent.settings import among, at_least
 from radiolucent.slicing import AXES, NOT, Place, find, on_grid, per_axis, truth
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from radiolucent.errors import BadInput
 from radiolucent.methods.descent import Descended, Steps, Until, descend
 from radiolucent.methods.masking import Behind, Told, only
-from radiolucent.methods.settings import among, at_least
 from radiolucent.protocols import Target
+from radiolucent.settings import among, at_least
 from radiolucent.targets import Logits, Outputs, Select
 
 OPTIMISERS = ("paper", "adam")

@@ -9,6 +9,18 @@ from inspect import cleandoc
 from typing import Any
 
 from radiolucent.errors import BadInput
+from radiolucent.metrics.faithfulness import (
+    FAITHFULNESS,
+    ROAD,
+    Deletion,
+    FaithfulnessCorrelation,
+    Infidelity,
+    Insertion,
+    Monotonicity,
+    MonotonicityCorrelation,
+    Sufficiency,
+    ask,
+)
 from radiolucent.metrics.localization import (
     AUROC,
     AveragePrecision,
@@ -123,11 +135,17 @@ def describe(metric: Metric | type[Any]) -> dict[str, str]:
 
 __all__ = [
     "AUROC",
+    "FAITHFULNESS",
     "METRICS",
+    "ROAD",
     "AveragePrecision",
+    "Deletion",
     "Dice",
     "EnergyPointingGame",
     "Enrichment",
+    "FaithfulnessCorrelation",
+    "Infidelity",
+    "Insertion",
     "Inside",
     "IoA",
     "IoU",
@@ -135,12 +153,16 @@ __all__ = [
     "MassConcentration",
     "MaxF1",
     "Metric",
+    "Monotonicity",
+    "MonotonicityCorrelation",
     "Part",
     "PointingGame",
     "RankAccuracy",
     "Score",
+    "Sufficiency",
     "Undefined",
     "WeightedIoA",
+    "ask",
     "describe",
     "from_text",
     "label_of",

@@ -1,13 +1,16 @@
-"""What the settings of a method may be: said when the method is made, before any scan is read."""
+"""What the settings of a method or metric may be: said when the method is made, before any scan is read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from radiolucent.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ANY_SEED = -(2**63)
 _END = 2**63  # torch counts in 64 bits
@@ -41,3 +44,12 @@ def _is_number(value: Any, whole: bool) -> bool:
     if isinstance(value, bool) or not (hasattr(value, "__index__") if whole else hasattr(value, "__float__")):
         return False
     return -_END <= value < _END if whole else math.isfinite(value)
+
+
+def per_axis(value: int | tuple[int, ...], x: Tensor, name: str) -> tuple[int, ...]:
+    """A setting that is one number for all axes of x's grid, or one for each, as one for each."""
+    grid = tuple(x.shape[2:])
+    values = (value,) * len(grid) if isinstance(value, int) else tuple(value)
+    if len(values) != len(grid):
+        raise BadInput(f"{name} as one number, or one for each of the {len(grid)} axes", str(value), f"The grid is {grid}.")
+    return values
