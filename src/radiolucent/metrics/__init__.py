@@ -9,6 +9,10 @@ from inspect import cleandoc
 from typing import Any
 
 from radiolucent.errors import BadInput
+from radiolucent.metrics.completeness import Completeness
+from radiolucent.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
+from radiolucent.metrics.controls import CONTROLS, EdgeMap, RandomMap
+from radiolucent.metrics.efficiency import Evaluations, PeakMemory, Seconds
 from radiolucent.metrics.localization import (
     AUROC,
     AveragePrecision,
@@ -22,6 +26,10 @@ from radiolucent.metrics.localization import (
 from radiolucent.metrics.measuring import rows_of
 from radiolucent.metrics.overlap import Dice, IoA, IoU, WeightedIoA
 from radiolucent.metrics.prepared import Inside, Mass, Metric, Part, Score, Undefined
+from radiolucent.metrics.randomisation import ComplexityRise, ParameterRandomisation, TargetRandomisation
+from radiolucent.metrics.remade import Again, Measured, Remade, RemadeMetric
+from radiolucent.metrics.repeating import Repeatability, Reproducibility
+from radiolucent.metrics.robustness import AverageSensitivity, MaxSensitivity, RotationContinuity, ShiftContinuity
 from radiolucent.volume import Volume
 
 METRICS: dict[str, type[Any]] = {
@@ -41,6 +49,29 @@ METRICS: dict[str, type[Any]] = {
         AUROC,
     )
 }
+
+CHECKS: dict[str, type[Any]] = {
+    kind.name: kind
+    for kind in (
+        EffectiveComplexity,
+        Entropy,
+        Sparseness,
+        AverageSensitivity,
+        MaxSensitivity,
+        ShiftContinuity,
+        RotationContinuity,
+        Repeatability,
+        Reproducibility,
+        ParameterRandomisation,
+        ComplexityRise,
+        TargetRandomisation,
+        Completeness,
+        Seconds,
+        Evaluations,
+        PeakMemory,
+    )
+}
+"""Metrics that need no mask: of a method's maps, and of how they come out when they are made again."""
 
 
 def measure(
@@ -123,22 +154,46 @@ def describe(metric: Metric | type[Any]) -> dict[str, str]:
 
 __all__ = [
     "AUROC",
+    "CHECKS",
+    "CONTROLS",
     "METRICS",
+    "Again",
     "AveragePrecision",
+    "AverageSensitivity",
+    "Completeness",
+    "ComplexityRise",
     "Dice",
+    "EdgeMap",
+    "EffectiveComplexity",
     "EnergyPointingGame",
     "Enrichment",
+    "Entropy",
+    "Evaluations",
     "Inside",
     "IoA",
     "IoU",
     "Mass",
     "MassConcentration",
     "MaxF1",
+    "MaxSensitivity",
+    "Measured",
     "Metric",
+    "ParameterRandomisation",
     "Part",
+    "PeakMemory",
     "PointingGame",
+    "RandomMap",
     "RankAccuracy",
+    "Remade",
+    "RemadeMetric",
+    "Repeatability",
+    "Reproducibility",
+    "RotationContinuity",
     "Score",
+    "Seconds",
+    "ShiftContinuity",
+    "Sparseness",
+    "TargetRandomisation",
     "Undefined",
     "WeightedIoA",
     "describe",
