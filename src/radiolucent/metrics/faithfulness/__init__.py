@@ -1,0 +1,45 @@
+"""Is a map faithful to the model? Checks that hide parts of the image and ask the model again."""
+
+from typing import Any
+
+from radiolucent.metrics.faithfulness.asking import Answer, Asked, check
+from radiolucent.metrics.faithfulness.correlation import FaithfulnessCorrelation
+from radiolucent.metrics.faithfulness.curves import Deletion, Insertion, Monotonicity, Sufficiency
+from radiolucent.metrics.faithfulness.findings import Check, Claim, Finding, Witness, label_of
+from radiolucent.metrics.faithfulness.infidelity import Infidelity
+from radiolucent.metrics.faithfulness.monotonicity import MonotonicityCorrelation
+from radiolucent.metrics.faithfulness.road import ROAD
+
+FAITHFULNESS: dict[str, type[Any]] = {
+    kind.name: kind
+    for kind in (
+        FaithfulnessCorrelation,
+        Infidelity,
+        Deletion,
+        Insertion,
+        Sufficiency,
+        ROAD,
+        Monotonicity,
+        MonotonicityCorrelation,
+    )
+}
+
+__all__ = [
+    "FAITHFULNESS",
+    "ROAD",
+    "Answer",
+    "Asked",
+    "Check",
+    "Claim",
+    "Deletion",
+    "FaithfulnessCorrelation",
+    "Finding",
+    "Infidelity",
+    "Insertion",
+    "Monotonicity",
+    "MonotonicityCorrelation",
+    "Sufficiency",
+    "Witness",
+    "check",
+    "label_of",
+]
