@@ -1,8 +1,8 @@
 """From one scan to its explanations."""
 
-from radiolucent.explanation.examining import examine, remade
+from radiolucent.explanation.examining import examine, examined, remade
 from radiolucent.explanation.prediction import Prediction, explain, predict
 from radiolucent.explanation.result import Explanation
 from radiolucent.explanation.slices import slice_rows
 
-__all__ = ["Explanation", "Prediction", "examine", "explain", "predict", "remade", "slice_rows"]
+__all__ = ["Explanation", "Prediction", "examine", "examined", "explain", "predict", "remade", "slice_rows"]

@@ -17,8 +17,8 @@ from radiolucent.hooks import Cost, costing, evaluating
 from radiolucent.methods import ExpectedGradients, IntegratedGradients, KernelSHAP, at_layers, auto_layer, titles
 from radiolucent.methods.kernelshap import Over
 from radiolucent.methods.smocam import scaled
-from radiolucent.metrics import CHECKS, Measured, Remade, RemadeMetric
-from radiolucent.metrics.remade import scores_of
+from radiolucent.metrics.faithfulness import label_of
+from radiolucent.metrics.remaking import REMAKING, Measured, Remade, RemadeMetric, scores_of
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.targets import own_labels
@@ -28,7 +28,7 @@ def examine(
     prediction: Prediction,
     methods: Sequence[Method],
     targets: Target,
-    metrics: Sequence[RemadeMetric | str] = tuple(CHECKS),
+    metrics: Sequence[RemadeMetric | str] = tuple(REMAKING),
     *,
     classes: Sequence[str] = (),
     others: Sequence[nn.Module] = (),
@@ -39,9 +39,9 @@ def examine(
 
     Args:
         prediction: what `predict` gave for the scan.
-        methods: those to examine; the controls (radiolucent.metrics.CONTROLS) are methods, too.
+        methods: those to examine; the controls (radiolucent.metrics.RandomMap, EdgeMap) are methods, too.
         targets: all are examined together.
-        metrics: instances or names; default: all of CHECKS.
+        metrics: instances or names; default: all of REMAKING.
         classes: names of the classes, for the targets' names.
         others: models that were trained as this one was, from other seeds, for "reproducibility".
         parcellation: for methods over its regions. spread: the card's, for SMOCAM.
@@ -56,19 +56,32 @@ def examine(
     names = fixed.names(classes)
     rows: list[dict[str, Any]] = []
     for method in at_layers(methods, prediction.layers, lambda: _auto(prediction, fixed)):
-        name, _, layer = titles(method)
         maps: Remade | Exception
         try:
             maps = remade(prediction, method, targets, others=others, parcellation=parcellation, spread=spread)
         except Exception as error:  # a guest may raise anything
             maps = error
-        for metric in chosen:
-            found, cost = _measured(metric, maps, [prediction.model, *others], len(names))
-            spent = {"evaluations": _evaluations(cost), "seconds": cost.seconds}
-            for target, value in zip(names, found, strict=True):
-                where = {"method": name, "layer": layer, "target": target, "metric": metric.name, "category": metric.category}
-                ends = {"value": value.value, "low": value.low, "high": value.high}
-                rows.append(where | ends | spent | {"reason": value.reason})
+        rows += examined(method, maps, names, chosen, others)
+    return rows
+
+
+def examined(
+    method: Method,
+    maps: Remade | Exception,
+    names: Sequence[str],
+    metrics: Sequence[RemadeMetric],
+    others: Sequence[nn.Module] = (),
+) -> list[dict[str, Any]]:
+    """`examine`'s rows of one method, whose maps there are, or the error instead of them."""
+    rows = []
+    name, _, layer = titles(method)
+    for metric in metrics:
+        found, cost = _measured(metric, maps, others, len(names))
+        spent = {"evaluations": _evaluations(cost), "seconds": round(cost.seconds, 4)}
+        for target, value in zip(names, found, strict=True):
+            where = {"method": name, "layer": layer, "target": target, "metric": label_of(metric), "category": metric.category}
+            ends = {"value": value.value, "low": value.low, "high": value.high}
+            rows.append(where | ends | spent | {"reason": value.reason})
     return rows
 
 
@@ -103,7 +116,7 @@ def remade(
 
 @dataclass(frozen=True, eq=False)
 class _Again:
-    """See radiolucent.metrics.remade.Again."""
+    """See radiolucent.metrics.remaking.maps.Again."""
 
     model: nn.Module
     method: Method
@@ -140,10 +153,10 @@ def _complete_to(method: Method) -> str:
 
 
 def _metric(metric: RemadeMetric | str) -> RemadeMetric:
-    if isinstance(metric, str) and metric in CHECKS:
-        return CHECKS[metric]()
+    if isinstance(metric, str) and metric in REMAKING:
+        return REMAKING[metric]()
     if isinstance(metric, (str, type)) or not callable(metric):
-        raise BadInput(f"metrics among {', '.join(CHECKS)}, or instances of them", repr(metric), "Correct it.")
+        raise BadInput(f"metrics among {', '.join(REMAKING)}, or instances of them", repr(metric), "Correct it.")
     return metric
 
 
@@ -152,12 +165,12 @@ def _auto(prediction: Prediction, fixed: Target) -> str:
 
 
 def _measured(
-    metric: RemadeMetric, maps: Remade | Exception, models: Sequence[nn.Module], count: int
+    metric: RemadeMetric, maps: Remade | Exception, others: Sequence[nn.Module], count: int
 ) -> tuple[Sequence[Measured], Cost]:
     """The metric's values, or NaN with the reason why there are none, and what it cost."""
     if isinstance(maps, Exception):
         return [Measured(reason=_words(maps))] * count, Cost(0.0, 0, 0)
-    with costing(models, maps.x.device) as cost:
+    with costing([maps.model, *others], maps.x.device) as cost:
         try:
             found: Sequence[Measured] = metric(maps)
         except Exception as error:  # a guest may raise anything, also only on a changed image

@@ -9,10 +9,6 @@ from inspect import cleandoc
 from typing import Any
 
 from radiolucent.errors import BadInput
-from radiolucent.metrics.completeness import Completeness
-from radiolucent.metrics.complexity import EffectiveComplexity, Entropy, Sparseness
-from radiolucent.metrics.controls import CONTROLS, EdgeMap, RandomMap
-from radiolucent.metrics.efficiency import Evaluations, PeakMemory, Seconds
 from radiolucent.metrics.localization import (
     AUROC,
     AveragePrecision,
@@ -26,10 +22,28 @@ from radiolucent.metrics.localization import (
 from radiolucent.metrics.measuring import rows_of
 from radiolucent.metrics.overlap import Dice, IoA, IoU, WeightedIoA
 from radiolucent.metrics.prepared import Inside, Mass, Metric, Part, Score, Undefined
-from radiolucent.metrics.randomisation import ComplexityRise, ParameterRandomisation, TargetRandomisation
-from radiolucent.metrics.remade import Again, Measured, Remade, RemadeMetric
-from radiolucent.metrics.repeating import Repeatability, Reproducibility
-from radiolucent.metrics.robustness import AverageSensitivity, MaxSensitivity, RotationContinuity, ShiftContinuity
+from radiolucent.metrics.remaking import (
+    CONTROLS,
+    REMAKING,
+    AverageSensitivity,
+    Completeness,
+    ComplexityRise,
+    EdgeMap,
+    EffectiveComplexity,
+    Entropy,
+    Evaluations,
+    MaxSensitivity,
+    ParameterRandomisation,
+    PeakMemory,
+    RandomMap,
+    Repeatability,
+    Reproducibility,
+    RotationContinuity,
+    Seconds,
+    ShiftContinuity,
+    Sparseness,
+    TargetRandomisation,
+)
 from radiolucent.volume import Volume
 
 METRICS: dict[str, type[Any]] = {
@@ -49,29 +63,6 @@ METRICS: dict[str, type[Any]] = {
         AUROC,
     )
 }
-
-CHECKS: dict[str, type[Any]] = {
-    kind.name: kind
-    for kind in (
-        EffectiveComplexity,
-        Entropy,
-        Sparseness,
-        AverageSensitivity,
-        MaxSensitivity,
-        ShiftContinuity,
-        RotationContinuity,
-        Repeatability,
-        Reproducibility,
-        ParameterRandomisation,
-        ComplexityRise,
-        TargetRandomisation,
-        Completeness,
-        Seconds,
-        Evaluations,
-        PeakMemory,
-    )
-}
-"""Metrics that need no mask: of a method's maps, and of how they come out when they are made again."""
 
 
 def measure(
@@ -154,10 +145,9 @@ def describe(metric: Metric | type[Any]) -> dict[str, str]:
 
 __all__ = [
     "AUROC",
-    "CHECKS",
     "CONTROLS",
     "METRICS",
-    "Again",
+    "REMAKING",
     "AveragePrecision",
     "AverageSensitivity",
     "Completeness",
@@ -176,7 +166,6 @@ __all__ = [
     "MassConcentration",
     "MaxF1",
     "MaxSensitivity",
-    "Measured",
     "Metric",
     "ParameterRandomisation",
     "Part",
@@ -184,8 +173,6 @@ __all__ = [
     "PointingGame",
     "RandomMap",
     "RankAccuracy",
-    "Remade",
-    "RemadeMetric",
     "Repeatability",
     "Reproducibility",
     "RotationContinuity",

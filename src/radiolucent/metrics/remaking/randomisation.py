@@ -12,8 +12,8 @@ from scipy.special import entr
 from torch import Tensor
 
 from radiolucent.hooks import groups, randomised, weighted
-from radiolucent.metrics.remade import Measured, Remade, average, exact, unfit
-from radiolucent.metrics.similarity import SIMILARITIES, similarities
+from radiolucent.metrics.remaking.maps import Measured, Remade, average, exact, unfit
+from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import ANY_SEED, among, at_least
 
 ORDERS = ("cascading", "bottom-up", "independent")
@@ -23,7 +23,7 @@ ORDERS = ("cascading", "bottom-up", "independent")
 class ParameterRandomisation:
     """Is the map still the same when the weights are random (Adebayo et al., NeurIPS 2018, section 3)?
 
-        PR = mean_k sim(|R(x; f)|, |R(x; f_k)|),   f_k = the model whose layers of groups 1 to k are random
+        PR = mean_k |sim(R(x; f), R(x; f_k))|,   f_k = the model whose layers of groups 1 to k are random
 
     The layers with weights, from the output on in the order in which they ran ("cascading"), from the image on
     ("bottom-up", which Hedstroem et al., 2024, find fairer: it keeps no trained part near the image) or each group alone
@@ -31,15 +31,16 @@ class ParameterRandomisation:
     spearman or ssim; `draws` times with other random weights, whose interval it is. `curve` has each step.
 
     Lower is better, about 0 for a map that depends on what was learned; 1 is a map that does not look at the weights.
-    Absolute values, since a random last layer turns signs and leaves the picture. What a method multiplies with the
-    image (input x gradient) keeps the image's shape, and some similarity, with any weights. Guided backpropagation
-    hardly changes until the layers near the image are random.
+    The size of the similarity counts, since a random last layer may turn all signs and leave the picture as it was. With
+    `absolute`, maps lose their signs first, as pictures of them often do: what is multiplied with the image (input x
+    gradient) then keeps its shape with any weights. Guided backpropagation changes little until the layers near the
+    image are random. Bias: zero is reached on average only, and small networks with few channels stay above it.
     """
 
     order: str = "cascading"
     steps: int = 5
     similarity: str = "spearman"
-    absolute: bool = True
+    absolute: bool = False
     draws: int = 1
     seed: int = 0
 
@@ -53,10 +54,10 @@ class ParameterRandomisation:
 
     def __call__(self, maps: Remade) -> list[Measured]:
         curves = torch.stack([self._similarities(maps, draw) for draw in range(self.draws)])  # (draws, steps, t)
-        return [_said(maps, t, average(curves[..., t].mean(1)), curves[..., t]) for t in range(len(maps.relevance))]
+        return [_said(maps, t, average(curves[..., t].abs().mean(1)), curves[..., t]) for t in range(len(maps.relevance))]
 
     def curve(self, maps: Remade) -> list[tuple[list[str], list[float]]]:
-        """Each step: the layers that became random at it, and each target's similarity."""
+        """Each step: the layers that became random at it, and each target's similarity, with its sign."""
         rows = self._similarities(maps, 0).tolist()
         return list(zip(self._groups(maps), rows, strict=True))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput
-from radiolucent.metrics.remade import Measured, Remade, exact, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, exact, unfit
 
 
 @dataclass(frozen=True)

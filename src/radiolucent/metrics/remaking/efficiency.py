@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from radiolucent.metrics.remade import Measured, Remade, exact
+from radiolucent.metrics.remaking.maps import Measured, Remade, exact
 
 
 @dataclass(frozen=True)

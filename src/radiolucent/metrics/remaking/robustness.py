@@ -15,7 +15,7 @@ from torch import Tensor
 
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
-from radiolucent.metrics.remade import Measured, Remade, average, changes, exact, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes, exact, unfit
 from radiolucent.settings import ANY_SEED, at_least
 
 

@@ -8,8 +8,8 @@ from itertools import combinations
 
 import torch
 
-from radiolucent.metrics.remade import Measured, Remade, average, changes, unfit
-from radiolucent.metrics.similarity import SIMILARITIES, similarities
+from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes, unfit
+from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import among, at_least
 
 

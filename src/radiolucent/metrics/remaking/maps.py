@@ -110,7 +110,7 @@ def unfit(row: Tensor) -> str:
     """Why a map (values) says nothing, or ""."""
     if not row.isfinite().all():
         return "the map is NaN or infinite in places"
-    return "" if row.any() else "the map is zero everywhere"
+    return "" if row.min() < row.max() else "the map is the same everywhere"
 
 
 def exact(value: float, reason: str = "") -> Measured:

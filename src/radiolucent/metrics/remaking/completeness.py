@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from radiolucent import baselines
-from radiolucent.metrics.remade import Measured, Remade, exact, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, exact, unfit
 
 
 @dataclass(frozen=True)
