@@ -14,7 +14,7 @@ from worlds import ConvNet, Segmenter, Transformer, classifier, image, segmenter
 
 from radiolucent import BadInput, Logits, Region
 from radiolucent.hooks import costing, groups, randomised, weighted
-from radiolucent.methods import AttentiveResponse, Gradient, GradCAM, IntegratedGradients, Occlusion, SmoothGrad
+from radiolucent.methods import AttentiveResponse, GradCAM, Gradient, IntegratedGradients, Occlusion, SmoothGrad
 from radiolucent.tiling import Tiled
 
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_copied_and_names_that_do_not_exist_are_refused() -> None
     with pytest.raises(BadInput, match="names of modules with weights; got 2"):
         randomised(net, ["2"])  # a ReLU
     net.lock = threading.Lock()
-    with pytest.raises(BadInput, match="a model that can be copied.*Sequential: cannot pickle"):
+    with pytest.raises(BadInput, match=r"a model that can be copied.*Sequential: cannot pickle"):
         randomised(net)
 
 
