@@ -1,8 +1,9 @@
 """From one scan to its explanations."""
 
+from radiolucent.explanation.checking import check, faithful
 from radiolucent.explanation.examining import examine, examined, remade
 from radiolucent.explanation.prediction import Prediction, explain, predict
 from radiolucent.explanation.result import Explanation
 from radiolucent.explanation.slices import slice_rows
 
-__all__ = ["Explanation", "Prediction", "examine", "examined", "explain", "predict", "remade", "slice_rows"]
+__all__ = ["Explanation", "Prediction", "check", "examine", "examined", "explain", "faithful", "predict", "remade", "slice_rows"]

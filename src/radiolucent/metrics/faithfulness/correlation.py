@@ -9,9 +9,10 @@ from torch import Tensor
 
 from radiolucent import baselines
 from radiolucent.errors import BadInput
-from radiolucent.metrics.faithfulness.changed import Cubes, Drawn, Unchanged
+from radiolucent.metrics.faithfulness.changed import Drawn, Unchanged
 from radiolucent.metrics.faithfulness.findings import Asking, Claim, Finding, Witness, correlation, drops, fisher, looks
 from radiolucent.metrics.faithfulness.units import OVER, Units
+from radiolucent.metrics.prepared import Undefined
 from radiolucent.settings import among, at_least
 
 
@@ -27,7 +28,7 @@ class RandomSubsets:
     """
 
     over: str = "cubes"
-    cubes: Cubes = 8
+    cubes: int | tuple[int, ...] = 8
     subset: float = 0.05
     samples: int = 100
     error: float = 0.0
@@ -46,8 +47,8 @@ class RandomSubsets:
         """The subsets, in the order in which they are asked for."""
         size = max(1, round(self.subset * units.count)) if self.subset < 1 else int(self.subset)
         if size >= units.count:
-            expected, got = f"a subset of fewer than all {units.count} {self.over}", f"{size}"
-            raise BadInput(expected, got, "Hide fewer, or cut the image into more units.")
+            what = f"{size} of {units.count} {self.over}"
+            raise Undefined(f"a subset of {what} leaves nothing to see: hide fewer, or cut the image into more")
         one = self.over, self.cubes, self.baseline, size, self.seed
         return [Drawn(*one, number) for number in range(self.samples)]
 

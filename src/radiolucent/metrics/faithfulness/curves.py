@@ -35,7 +35,7 @@ class Ordered:
     """
 
     over: str = "cubes"
-    cubes: Cubes = 8
+    cubes: int | tuple[int, ...] = 8
     points: int = POINTS
     baseline: str = "minimum"
     relative: bool = True
@@ -159,7 +159,7 @@ class Monotonicity(Ordered):
     def __call__(self, claim: Claim, witness: Witness) -> Asking:
         order = self.order(claim, witness)
         n = len(order)
-        shown = self.counts(n)  # of the least relevant, from none to all
+        shown = [n - k for k in reversed(self.counts(n))]  # of the least relevant, from none to all
         S = yield [without(self.over, self.cubes, self.baseline, order, n - k) for k in shown]
         if float(S.max() - S.min()) <= rounding(S):
             raise Undefined("the score does not change, whatever is hidden")

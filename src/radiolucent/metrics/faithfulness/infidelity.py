@@ -49,6 +49,8 @@ class Infidelity(RandomSubsets):
     Lower is better, 0 for a linear model's gradient. In units of the score, squared: compare maps of one target of one
     image. `scaled` forgives a map its scale, as the paper does (section 2.1) and captum with normalize=True; a sign is
     forgiven with it. A map of noise gets about E[drop^2], the most that a scaled one can have.
+    Agrees with captum. Quantus 0.6.0 hides patch after patch and never gives one back, so that its copies are one nested
+    sequence and not draws of I: we follow the paper.
 
     The interval is the bootstrap's over the draws; `error` is of the standard error relative to the value.
     """

@@ -53,7 +53,7 @@ class MonotonicityCorrelation:
     """
 
     over: str = "cubes"
-    cubes: Cubes = 8
+    cubes: int | tuple[int, ...] = 8
     samples: int = 100
     draws: int = 1
     error: float = 0.0
