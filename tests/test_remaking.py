@@ -168,15 +168,12 @@ def test_sensitivity_agrees_with_captum(target: int) -> None:
     net, x = ConvNet(2), image(2, 1, size=8)
     settings = 6, 0.1, False, 2
     theirs = sensitivity_max(
-        lambda x, target: (
-            Saliency(net).attribute(*x, target=target, abs=False)
-            if isinstance(x, tuple)
-            else Saliency(net).attribute(x, target=target, abs=False)
-        ),
+        Saliency(net).attribute,
         x,
-        perturb_func=lambda x: torch.cat(list(noisy(x[:1], *settings))),
+        perturb_func=lambda inputs: torch.cat(list(noisy(x, *settings))),
         n_perturb_samples=6,
         target=target,
+        abs=False,
     )
     assert values(MaxSensitivity(*settings), made(net, x, Gradient(), Logits(target))) == pytest.approx(theirs.tolist(), rel=1e-5)
 
@@ -464,7 +461,6 @@ def test_guided_backpropagation_outlives_the_later_layers_and_the_gradient_does_
         ]
         curves[type(method).__name__] = np.nanmean(np.abs(each), 0)
     later = slice(0, 4)  # the head and three of the five convolutions
-    print(curves)
     assert curves["GuidedBackprop"][later].mean() > curves["Gradient"][later].mean() + 0.1
 
 
