@@ -212,7 +212,7 @@ def held(mib: int) -> Iterator[Tensor]:
 def test_the_peak_is_what_was_held_at_once_and_not_what_is_left() -> None:
     net = classifier(2)
     for mib in (200, 50, 100):  # the process's own peak would stay at the first
-        with costing(net) as cost:
+        with costing(net, memory=True) as cost:
             with held(mib):
                 pass
             with held(mib // 2):

@@ -100,7 +100,7 @@ def remade(
     method = at_layers([method], prediction.layers, lambda: _auto(prediction, fixed))[0]
     ready = scaled(prediction._over(method, parcellation), fixed, spread)
     again = _Again(model, ready, targets, fixed)
-    with costing(model, x.device) as cost:
+    with costing(model, x.device, memory=True) as cost:
         relevance = again(x)
     return Remade(
         relevance,

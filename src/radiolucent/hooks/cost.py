@@ -29,9 +29,9 @@ class Cost:
         model in windows is counted by windows. What runs only in part (a replay behind a layer, a gradient that stops
         at one) counts as a whole; a backward pass that begins at a layer (attentive response) is not seen. None where
         the guest's calls cannot be seen (TorchScript).
-    peak_mib: how far memory rose above what was held at the start. On the processor this is the whole process's
-        resident memory, what the work of other threads takes included; None where the system does not tell (it needs
-        Linux). On a GPU it is what PyTorch allocated there, and says nothing about what the processor held.
+    peak_mib: where it was asked for, how far memory rose above what was held at the start. On the processor this is the
+        whole process's resident memory, what the work of other threads takes included; None where the system does not
+        tell (it needs Linux). On a GPU it is what PyTorch allocated there, and says nothing about the processor's.
     """
 
     seconds: float = float("nan")
@@ -41,10 +41,11 @@ class Cost:
 
 
 @contextmanager
-def costing(models: nn.Module | Sequence[nn.Module], device: torch.device | str = "cpu") -> Iterator[Cost]:
+def costing(models: nn.Module | Sequence[nn.Module], device: torch.device | str = "cpu", *, memory: bool = False) -> Iterator[Cost]:
     """Measure what happens inside; the models' hooks are as before afterwards, also after an error.
 
-    A copy of a model that is made inside is counted with it.
+    A copy of a model that is made inside is counted with it. With `memory`, the peak is measured too, for which the
+    process's own (that of getrusage; on a GPU PyTorch's) begins anew.
     """
     cost, device = Cost(), torch.device(device)
     guests = [_innermost(model) for model in ([models] if isinstance(models, nn.Module) else models)]
@@ -62,7 +63,7 @@ def costing(models: nn.Module | Sequence[nn.Module], device: torch.device | str 
 
     watched = not any(isinstance(guest, torch.jit.ScriptModule) for guest in guests)
     hooks = [guest.register_forward_hook(forward, with_kwargs=True) for guest in guests] if watched else []
-    held = _start(device)
+    held = _start(device) if memory else None
     start = time.perf_counter()
     try:
         yield cost

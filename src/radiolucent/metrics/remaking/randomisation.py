@@ -62,7 +62,7 @@ class ParameterRandomisation:
         return list(zip(self._groups(maps), rows, strict=True))
 
     def _groups(self, maps: Remade) -> list[list[str]]:
-        names = maps.once("weighted", lambda: weighted(maps.model, maps.x))
+        names = _layers(maps)
         return groups(names if self.order == "bottom-up" else names[::-1], self.steps)
 
     def _similarities(self, maps: Remade, draw: int) -> Tensor:
@@ -102,7 +102,7 @@ class ComplexityRise:
         at_least(self, bins=2, draws=1, seed=ANY_SEED)
 
     def __call__(self, maps: Remade) -> list[Measured]:
-        layers = maps.once("weighted", lambda: weighted(maps.model, maps.x))
+        layers = _layers(maps)
         trained = torch.tensor([self._entropy(row) for row in maps.relevance])
         found = []
         for draw in range(self.draws):
@@ -112,9 +112,9 @@ class ComplexityRise:
         return [_said(maps, t, average(rises[:, t]), rises[:, t]) for t in range(len(trained))]
 
     def _entropy(self, relevance: Tensor) -> float:
-        """NaN of a map that says nothing, and of one with a single value."""
+        """0 of a map that is the same everywhere."""
         values = relevance.detach().double().cpu().numpy().ravel()
-        if not np.isfinite(values).all() or values.min() == values.max():
+        if not np.isfinite(values).all():
             return math.nan
         share = np.histogram(values, self.bins)[0] / values.size
         return float(entr(share).sum())
@@ -149,7 +149,7 @@ class TargetRandomisation:
             others = [j for j in range(len(R)) if j != t and not unfit(maps.flat[j])]
             alike = similarities(self.similarity, R[[t] * len(others)], R[others], self.absolute) if others else torch.zeros(0)
             reason = unfit(maps.flat[t]) or ("" if others else "there is no other target to compare with")
-            found.append(exact(float(alike.mean()) if not reason else math.nan, reason or _constant(alike)))
+            found.append(exact(float(alike.mean()) if not reason else math.nan, reason or _unlike(alike)))
         return found
 
 
@@ -164,15 +164,20 @@ def _randomised_map(maps: Remade, layers: Sequence[str], seed: int) -> Tensor:
             return torch.full_like(again, math.nan)
         return again
 
-    everything = len(layers) == len(maps.once("weighted", lambda: weighted(maps.model, maps.x)))
-    return maps.once(("random", seed), make) if everything else make()
+    return maps.once(("random", seed), make) if len(layers) == len(_layers(maps)) else make()
+
+
+def _layers(maps: Remade) -> list[str]:
+    """Those with weights, in the order in which they ran."""
+    return maps.once("layers", lambda: weighted(maps.model, maps.x))
 
 
 def _said(maps: Remade, t: int, value: Measured, of: Tensor) -> Measured:
-    reason = unfit(maps.flat[t]) or _constant(of)
+    weightless = "" if _layers(maps) else "the model has no weights to make random"
+    reason = unfit(maps.flat[t]) or weightless or _unlike(of)
     return Measured(reason=reason) if reason else value
 
 
-def _constant(alike: Tensor) -> str:
-    """Why there is a NaN among similarities, or ""."""
-    return "" if alike.isfinite().all() else "a map to compare with is constant, not finite, or made with the trained weights"
+def _unlike(alike: Tensor) -> str:
+    """Why there is no similarity, or ""."""
+    return "" if alike.isfinite().all() else "a map to compare with is too small, not finite, or made with the trained weights"

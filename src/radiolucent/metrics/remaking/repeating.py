@@ -70,7 +70,7 @@ class Reproducibility:
         alike = torch.stack([similarities(self.similarity, a, b, absolute=True) for a, b in pairs])
         found = []
         for row, own in zip(maps.flat, alike.T, strict=True):
-            reason = unfit(row) or ("" if own.isfinite().all() else "the map of a model is constant, not finite or of another grid")
+            reason = unfit(row) or ("" if own.isfinite().all() else "the map of a model is not finite, or of another grid")
             value = math.nan if reason else float(own.mean())
             found.append(Measured(value, reason=reason))
         return found

@@ -143,6 +143,8 @@ class RotationContinuity:
 
 def noisy(x: Tensor, samples: int, radius: float, of_range: bool, seed: int) -> Iterator[Tensor]:
     """The copies x + e, e uniform within +-radius, or that times the range of x."""
+    if not x.is_floating_point():
+        raise BadInput("an image of floating-point numbers, to add noise to", f"{x.dtype}", "Leave out the sensitivities.")
     generator = torch.Generator().manual_seed(seed)
     reach = radius * (float(x.max() - x.min()) if of_range else 1.0)
     for _ in range(samples):

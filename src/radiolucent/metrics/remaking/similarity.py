@@ -14,28 +14,30 @@ from radiolucent.errors import BadInput
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
-    """Spearman's rank correlation of two maps of one shape, equal values sharing their ranks; NaN where one is constant."""
+    """Spearman's rank correlation of two maps of one shape, equal values sharing their ranks.
+
+    0 where one is constant: what a random order of its values gives on average.
+    """
     a, b = (rankdata(_numbers(values).ravel()) for values in (first, second))
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norm if norm > 0 else math.nan
+    return float(a @ b) / norm if norm > 0 else 0.0
 
 
 def ssim(first: Tensor, second: Tensor) -> float:
     """Structural similarity (Wang et al., 2004) of two maps (c, *cells), each divided by its largest absolute value.
 
-    Windows of 7 cells along each axis, or of as many as the smallest has. NaN where one is zero or smaller than 3 cells.
+    Windows of 7 cells along each axis, or of as many as the shortest has. NaN below 3.
     """
     try:
         from skimage.metrics import structural_similarity
     except ImportError:
         raise BadInput("scikit-image for SSIM", "it is not installed", "pip install scikit-image, or use spearman.") from None
     a, b = _numbers(first), _numbers(second)
-    high = [float(np.abs(values).max()) for values in (a, b)]
     window = min(7, *((n - 1 + n % 2) for n in a.shape[1:]))
-    if not all(high) or window < 3:
+    if window < 3:
         return math.nan
-    a, b = a / high[0], b / high[1]
+    a, b = (values / max(float(np.abs(values).max()), np.finfo(np.float64).tiny) for values in (a, b))
     span = 2.0 if min(a.min(), b.min()) < 0 else 1.0
     return float(structural_similarity(a, b, win_size=window, channel_axis=0, data_range=span))
 
