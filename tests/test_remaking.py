@@ -42,7 +42,7 @@ from radiolucent.metrics import (
     describe,
 )
 from radiolucent.metrics.remaking import Remade, scores_of
-from radiolucent.metrics.remaking.robustness import noisy
+from radiolucent.metrics.remaking.robustness import noisy, shifted, turned
 from radiolucent.metrics.remaking.similarity import spearman, ssim
 
 
@@ -239,6 +239,14 @@ def test_a_turn(axes: int) -> None:
         )
 
 
+def test_shifts_and_turns_go_where_they_say() -> None:
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert shifted(x, 3, 1)[0, 0, 1].tolist() == [4, 4, 5, 6]
+    assert shifted(x, 2, -2)[0, 0, :, 0].tolist() == [8, 8, 8]
+    square = torch.arange(9.0).reshape(1, 1, 3, 3)
+    assert torch.allclose(turned(square, (2, 3), 90.0), square.rot90(1, (2, 3)), atol=1e-5)
+
+
 def test_an_image_that_is_too_small_to_move() -> None:
     maps = given(torch.rand(3, 9))
     assert ShiftContinuity(2)(maps)[0].reason == "the image has 3 voxels along an axis: too few for a shift by 2"
@@ -281,15 +289,18 @@ def test_spearman_shares_the_ranks_of_equal_values() -> None:
 @pytest.mark.parametrize("axes", [2, 3])
 def test_ssim_is_its_equation_in_windows(axes: int) -> None:
     pytest.importorskip("skimage")
-    a, b = (torch.rand((1, *(9, 8, 7)[:axes]), generator=torch.Generator().manual_seed(s)) for s in (1, 2))
-    windows = [v / v.max() for v in (a, b)]
-    for axis in range(axes):
-        windows = [v.unfold(1 + axis, 7, 1) for v in windows]
-    p, q = (v.flatten(1 + axes).double() for v in windows)
-    cross = ((p - p.mean(-1, keepdim=True)) * (q - q.mean(-1, keepdim=True))).sum(-1) / (p.shape[-1] - 1)
-    top = (2 * p.mean(-1) * q.mean(-1) + 1e-4) * (2 * cross + 9e-4)
-    slow = top / ((p.mean(-1) ** 2 + q.mean(-1) ** 2 + 1e-4) * (p.var(-1) + q.var(-1) + 9e-4))
-    assert ssim(a, b) == pytest.approx(float(slow.mean()), rel=1e-5)
+    for low in (0.0, -0.5):  # without and with signs, which have twice the range
+        a, b = (torch.rand((1, *(9, 8, 7)[:axes]), generator=torch.Generator().manual_seed(s)) + low for s in (1, 2))
+        windows = [v / v.abs().max() for v in (a, b)]
+        for axis in range(axes):
+            windows = [v.unfold(1 + axis, 7, 1) for v in windows]
+        p, q = (v.flatten(1 + axes).double() for v in windows)
+        cross = ((p - p.mean(-1, keepdim=True)) * (q - q.mean(-1, keepdim=True))).sum(-1) / (p.shape[-1] - 1)
+        span = 2.0 if low else 1.0
+        c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
+        top = (2 * p.mean(-1) * q.mean(-1) + c1) * (2 * cross + c2)
+        slow = top / ((p.mean(-1) ** 2 + q.mean(-1) ** 2 + c1) * (p.var(-1) + q.var(-1) + c2))
+        assert ssim(a, b) == pytest.approx(float(slow.mean()), rel=1e-5)
     assert ssim(a, 5 * a) == pytest.approx(1)
     assert abs(ssim(a, torch.zeros_like(a))) < 0.01
     assert math.isnan(ssim(torch.rand(1, 2, 9), torch.rand(1, 2, 9)))
@@ -554,6 +565,7 @@ def test_edges_are_the_sobel_magnitude(axes: int) -> None:
             total += weight * float(c[tuple(p + o - 1 for p, o in zip(centre, offset, strict=True))])
         squares += total**2
     assert float(R[1, 0, 1][centre]) == pytest.approx(squares**0.5, rel=1e-5)
+    assert not EdgeMap()(nn.Flatten(), torch.ones_like(x), Logits(0)).any()  # nor at the image's own edge
 
 
 @pytest.mark.parametrize("axes", [2, 3])
@@ -602,6 +614,8 @@ def test_a_metric_says_what_it_is_and_its_settings_are_checked(name: str) -> Non
         (ParameterRandomisation, {"draws": 0}),
         (ComplexityRise, {"bins": 1}),
         (TargetRandomisation, {"similarity": "hog"}),
+        (TargetRandomisation, {"absolute": "no"}),
+        (ParameterRandomisation, {"absolute": 1}),
         (RandomMap, {"cells": -1}),
     ],
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 from radiolucent.hooks import groups, randomised, weighted
 from radiolucent.metrics.remaking.maps import Measured, Remade, average, exact, unfit
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
-from radiolucent.settings import ANY_SEED, among, at_least
+from radiolucent.settings import ANY_SEED, among, at_least, yes_or_no
 
 ORDERS = ("cascading", "bottom-up", "independent")
 
@@ -26,7 +26,7 @@ class ParameterRandomisation:
         PR = mean_k |sim(R(x; f), R(x; f_k))|,   f_k = the model whose layers of groups 1 to k are random
 
     The layers with weights, from the output on in the order in which they ran ("cascading"), from the image on
-    ("bottom-up", which Hedstroem et al., 2024, find fairer: it keeps no trained part near the image) or each group alone
+    ("bottom-up", which Hedström et al., 2024, find fairer: it keeps no trained part near the image) or each group alone
     ("independent"), in `steps` groups of equal size (0: layer by layer, as in the paper; 1: all at once). `similarity` is
     spearman or ssim; `draws` times with other random weights, whose interval it is. `curve` has each step.
 
@@ -51,6 +51,7 @@ class ParameterRandomisation:
     def __post_init__(self) -> None:
         at_least(self, steps=0, draws=1, seed=ANY_SEED)
         among(self, order=ORDERS, similarity=SIMILARITIES)
+        yes_or_no(self, "absolute")
 
     def __call__(self, maps: Remade) -> list[Measured]:
         curves = torch.stack([self._similarities(maps, draw) for draw in range(self.draws)])  # (draws, steps, t)
@@ -78,7 +79,7 @@ class ParameterRandomisation:
 
 @dataclass(frozen=True)
 class ComplexityRise:
-    """Does the map become more complex when all weights are random (eMPRT: Hedstroem et al., arXiv 2401.06465)?
+    """Does the map become more complex when all weights are random (eMPRT: Hedström et al., arXiv 2401.06465)?
 
         CR = (H(R(x; f')) - H(R(x; f))) / H(R(x; f)),   H = entropy of a map's histogram, f' = the model with random weights
 
@@ -103,13 +104,13 @@ class ComplexityRise:
 
     def __call__(self, maps: Remade) -> list[Measured]:
         layers = _layers(maps)
-        trained = torch.tensor([self._entropy(row) for row in maps.relevance])
-        found = []
-        for draw in range(self.draws):
-            again = _randomised_map(maps, layers, self.seed + draw)
-            found.append((torch.tensor([self._entropy(row) for row in again]) - trained) / trained)
-        rises = torch.stack(found)
+        trained = self._entropies(maps.relevance)
+        draws = [_randomised_map(maps, layers, self.seed + draw) for draw in range(self.draws)]
+        rises = torch.stack([(self._entropies(again) - trained) / trained for again in draws])
         return [_said(maps, t, average(rises[:, t]), rises[:, t]) for t in range(len(trained))]
+
+    def _entropies(self, relevance: Tensor) -> Tensor:
+        return torch.tensor([self._entropy(row) for row in relevance], dtype=torch.float64)
 
     def _entropy(self, relevance: Tensor) -> float:
         """0 of a map that is the same everywhere."""
@@ -141,6 +142,7 @@ class TargetRandomisation:
 
     def __post_init__(self) -> None:
         among(self, similarity=SIMILARITIES)
+        yes_or_no(self, "absolute")
 
     def __call__(self, maps: Remade) -> list[Measured]:
         R = maps.relevance

@@ -16,7 +16,7 @@ from torch import Tensor
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes, exact, unfit
-from radiolucent.settings import ANY_SEED, at_least
+from radiolucent.settings import ANY_SEED, at_least, yes_or_no
 
 
 @dataclass(frozen=True)
@@ -216,5 +216,4 @@ def _each(maps: Remade, values: Tensor, summary: Callable[[Tensor], Measured]) -
 
 def _check(metric: AverageSensitivity | MaxSensitivity) -> None:
     at_least(metric, samples=1, radius=0, seed=ANY_SEED)
-    if not isinstance(metric.of_range, bool):
-        raise BadInput("of_range as True or False", repr(metric.of_range), "True is the default.")
+    yes_or_no(metric, "of_range")
