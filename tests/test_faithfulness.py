@@ -157,6 +157,22 @@ def test_the_curves_of_a_linear_model_are_sums_of_its_parts(axes: int) -> None:
     assert fine.low <= np.trapezoid(kept, np.arange(n + 1) / n) <= fine.high
 
 
+@pytest.mark.parametrize("kind", [Deletion, Insertion, Sufficiency, ROAD])
+def test_relative_scores_go_from_the_baseline_s_to_the_image_s(kind: type) -> None:
+    net, x = convolutional(2)
+    R = torch.randn(1, 1, 1, *x.shape[2:])
+    with torch.no_grad():
+        nothing, whole = (float(net(image)[0, 3]) for image in (baselines.mean(x), x))
+    assert abs(nothing) > 0.01
+    settings = {"over": "voxels", "baseline": "mean"}
+    raw, relative = (one(net, x, R, Logits(3), kind(**settings, relative=r)) for r in (False, True))
+    expected = [(S - nothing) / abs(whole - nothing) for S in raw.scores]
+    assert relative.scores == pytest.approx(expected, abs=1e-6)
+    if kind is Deletion:
+        assert (relative.scores[0], relative.scores[-1]) == pytest.approx((expected[0], 0), abs=1e-6)
+        assert abs(relative.scores[0]) == pytest.approx(1)
+
+
 @every_axes
 def test_a_segmentation_s_region_is_right_where_it_looks_at_its_own_voxels(axes: int) -> None:
     torch.manual_seed(1)
@@ -539,6 +555,8 @@ def test_relevance_that_is_always_the_same_has_no_correlation() -> None:
     assert same.reason == "the relevance of what is hidden is always the same"
     whole = one(net, x, R, Logits(0), FaithfulnessCorrelation("parcellation", subset=2), labels=labels)
     assert whole.reason == "a subset of 2 of 2 parcellation leaves nothing to see: hide fewer, or cut the image into more"
+    for metric in (MonotonicityCorrelation("parcellation"), ROAD("parcellation")):
+        assert one(net, x, R, Logits(0), metric, labels=labels).reason.startswith("2 parcellation: too few for a ")
     nothing = torch.zeros(1, 1, 1, *x.shape[2:])
     nothing[..., 0, :2] = torch.tensor([1.0, -1.0])
     silent = one(net, x, nothing, Logits(0), Infidelity("parcellation", subset=1), labels=labels)

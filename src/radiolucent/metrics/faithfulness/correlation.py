@@ -65,7 +65,8 @@ class FaithfulnessCorrelation(RandomSubsets):
     little about it; cubes (the default) or regions take away something that can be seen. Blind to what a hole by itself
     does to the network, and low for a true map of a saturated or interacting score, of which no sum is true.
 
-    The interval is Fisher's z over the subsets; the standard error for `error` is (1 - F^2) / sqrt(n - 3).
+    The interval is Fisher's z over the subsets: about this map, whose own value over all subsets is off 0 by about one over
+    the root of the number of units where it is noise. The standard error for `error` is (1 - F^2) / sqrt(n - 3).
     """
 
     name = "faithfulness-correlation"

@@ -49,7 +49,7 @@ class Ordered:
 
     def order(self, claim: Claim, witness: Witness) -> Order:
         """The claim's own."""
-        return Order(claim.sums(witness.units(self.over, self.cubes)), self.seed)
+        return claim.order(witness.units(self.over, self.cubes), self.seed)
 
     def counts(self, units: int, shares: Sequence[float] = ()) -> list[int]:
         """Numbers of units at these shares of them, or at `points` steps from none to all; each once."""

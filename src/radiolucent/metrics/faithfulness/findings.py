@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from statistics import NormalDist
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radiolucent.metrics.faithfulness.changed import Changed, Cubes
+from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Order
 from radiolucent.metrics.faithfulness.units import Units
 from radiolucent.metrics.prepared import Undefined
 
@@ -40,14 +41,21 @@ class Claim:
     def __init__(self, relevance: Tensor, target: int, slope: bool = False) -> None:
         self.relevance, self.target, self.slope = relevance, target, slope
         self._sums: dict[int, Tensor] = {}
+        self._orders: dict[tuple[int, int], Order] = {}
 
     def sums(self, units: Units) -> Tensor:
         """The relevance of each unit, (count,) on the processor."""
         if id(units) not in self._sums:  # a witness keeps its units as long as it is asked
-            self._sums[id(units)] = units.sums(self.relevance).cpu()
+            self._sums[id(units)] = units.sums(self.relevance.cpu())
         return self._sums[id(units)]
 
-    @property
+    def order(self, units: Units, seed: int) -> Order:
+        """The units from the highest to the lowest relevance."""
+        if (id(units), seed) not in self._orders:
+            self._orders[id(units), seed] = Order(self.sums(units), seed)
+        return self._orders[id(units), seed]
+
+    @cached_property
     def says_nothing(self) -> str:
         """Why no check of this map has a value, or nothing."""
         if not self.relevance.isfinite().all():

@@ -13,6 +13,7 @@ from radiolucent import baselines
 from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Scene, Unchanged
 from radiolucent.metrics.faithfulness.findings import Asking, Claim, Finding, Witness, correlation, drops, fisher, looks
 from radiolucent.metrics.faithfulness.units import OVER
+from radiolucent.metrics.prepared import Undefined
 from radiolucent.settings import among, at_least
 
 
@@ -70,6 +71,8 @@ class MonotonicityCorrelation:
 
     def __call__(self, claim: Claim, witness: Witness) -> Asking:
         units = witness.units(self.over, self.cubes)
+        if units.count < 4:
+            raise Undefined(f"{units.count} {self.over}: too few for a correlation")
         chosen = np.random.default_rng(self.seed).permutation(units.count)[: self.samples]
         draws = self.draws if self.baseline == "noise" else 1
         relevance = claim.sums(units)[torch.from_numpy(chosen)].double().abs()
@@ -80,7 +83,7 @@ class MonotonicityCorrelation:
             S = yield [Unchanged(), *asked]
             cost = drops(S).square().reshape(n, draws).mean(1)
             M = correlation(_ranks(relevance[:n]), _ranks(cost))
-            if n > 3 and ((1 + M**2 / 2) / (n - 3)) ** 0.5 * (1 - M**2) <= self.error:
+            if ((1 + M**2 / 2) / (n - 3)) ** 0.5 * (1 - M**2) <= self.error:
                 break
         return Finding(M, *fisher(M, n, 1 + M**2 / 2))
 

@@ -12,6 +12,7 @@ from radiolucent.metrics.faithfulness.changed import Cubes, Gone, Order, Scene, 
 from radiolucent.metrics.faithfulness.curves import Ordered
 from radiolucent.metrics.faithfulness.findings import Asking, Claim, Witness, area
 from radiolucent.metrics.faithfulness.imputation import impute
+from radiolucent.metrics.prepared import Undefined
 from radiolucent.settings import at_least
 
 
@@ -66,6 +67,8 @@ class ROAD(Ordered):
     def __call__(self, claim: Claim, witness: Witness) -> Asking:
         order = self.order(claim, witness)
         counts = [k for k in self.counts(len(order), np.linspace(0, 1, self.points + 2)[1:-1].tolist()) if 0 < k < len(order)]
+        if len(counts) < 2:
+            raise Undefined(f"{len(order)} {self.over}: too few for a curve")
         one = self.over, self.cubes, order
         S = yield [Unchanged(), Gone(self.baseline), *(Imputed(*one, k, self.noise, self.seed) for k in counts)]
         return area([k / len(order) for k in counts], self.scaled(S[2:], S[0], S[1]).tolist())

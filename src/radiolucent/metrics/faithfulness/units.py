@@ -38,11 +38,11 @@ class Units:
         return cls(grid, grid[place], torch.arange(grid[place]).reshape(shape).expand(grid))
 
     def sums(self, values: Tensor) -> Tensor:
-        """What (c, *grid) adds up to in each unit, over the channels too: (count,), in double precision where it is a sum."""
+        """What (c, *grid) on the processor adds up to in each unit, over the channels too: (count,); sums in double precision."""
         if self.code is None:  # of single voxels in their own, since there may be hundreds of millions
             return values[0].flatten() if len(values) == 1 else values.sum(0).flatten()
         total = values.sum(0, dtype=torch.float64).flatten()
-        return total.new_zeros(self.count).index_add_(0, self.code.to(total.device).flatten(), total)
+        return total.new_zeros(self.count).index_add_(0, self.code.flatten(), total)
 
     def where(self, members: Tensor) -> Tensor:
         """The voxels of some units, as booleans (*grid) on the processor."""
