@@ -245,6 +245,20 @@ def test_maps_made_once_serve_faithfulness_too() -> None:
     assert rows[0]["value"] > 0.9 > max(rows[1]["value"], rows[2]["value"])
 
 
+@every_axes
+def test_controls_leave_the_model_as_found_and_have_a_map_for_every_output(axes: int) -> None:
+    net, x = classifier(axes), image(axes, 2, size=8)
+    disturb(net)
+    before = state(net)
+    for control in (RandomMap(), EdgeMap()):
+        R = control(net, x.requires_grad_(), Outputs())  # how many there are, the model says
+        assert R.shape == (4, 2, 1, *x.shape[2:])
+        assert not R.requires_grad
+        with torch.inference_mode():
+            assert torch.equal(control(net, x, Outputs()), R)
+    assert state(net) == before
+
+
 def test_what_is_no_metric_is_refused() -> None:
     prediction = predict(ConvNet(2), scan_of(image(2, 1, size=8)))
     for wrong in ("entropie", Completeness, 3):
