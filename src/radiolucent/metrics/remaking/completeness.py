@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from radiolucent import baselines
-from radiolucent.metrics.remaking.maps import Measured, Remade, exact, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, exact
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Completeness:
             return [Measured(reason="the method does not promise that its map adds up")] * len(maps.relevance)
         promised = maps.score(maps.x) - maps.score(baselines.baseline(maps.baseline, maps.x))
         found = []
-        for row, whole in zip(maps.flat, promised[:, 0].tolist(), strict=True):
-            reason = unfit(row) or ("" if whole else f"the score is that of the baseline ({maps.baseline})")
-            found.append(exact(math.nan if reason else abs(float(row.sum()) - whole) / abs(whole), reason))
+        for t, whole in enumerate(promised[:, 0].tolist()):
+            reason = maps.unfit[t] or ("" if whole else f"the score is that of the baseline ({maps.baseline})")
+            found.append(exact(math.nan if reason else abs(float(maps.values(t).sum()) - whole) / abs(whole), reason))
         return found

@@ -6,13 +6,14 @@ Throughout, a[i] = |R[i]| >= 0 over the n values of a map, all channels and cell
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput
-from radiolucent.metrics.remaking.maps import Measured, Remade, exact, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, exact
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class EffectiveComplexity:
             raise BadInput("a threshold from 0 to below 1, as a share of the largest value", repr(self.threshold), "0.1 is usual.")
 
     def __call__(self, maps: Remade) -> list[Measured]:
-        return [_of(row, lambda a: float((a > self.threshold * a.max()).double().mean())) for row in maps.flat]
+        return _each(maps, lambda a: float((a > self.threshold * a.max()).double().mean()))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Entropy:
     higher_is_better = False
 
     def __call__(self, maps: Remade) -> list[Measured]:
-        return [_of(row, lambda a: float(torch.special.entr(a / a.sum()).sum())) for row in maps.flat]
+        return _each(maps, lambda a: float(torch.special.entr(a / a.sum()).sum()))
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Sparseness:
     higher_is_better = True
 
     def __call__(self, maps: Remade) -> list[Measured]:
-        return [_of(row, _gini) for row in maps.flat]
+        return _each(maps, _gini)
 
 
 def _gini(a: Tensor) -> float:
@@ -81,6 +82,10 @@ def _gini(a: Tensor) -> float:
     return float(((2 * rank - n - 1) * a.sort().values).sum() / (n * a.sum()))
 
 
-def _of(row: Tensor, formula) -> Measured:  # type: ignore[no-untyped-def]
-    reason = unfit(row)
-    return exact(math.nan, reason) if reason else exact(formula(row.abs() / row.abs().max()))
+def _each(maps: Remade, formula: Callable[[Tensor], float]) -> list[Measured]:
+    """The formula of each target's a, of which the largest is 1: no number is too small for it."""
+    found = []
+    for t, reason in enumerate(maps.unfit):
+        a = maps.values(t).abs()
+        found.append(exact(math.nan if reason else formula(a / a.max()), reason))
+    return found

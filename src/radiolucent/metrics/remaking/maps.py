@@ -73,9 +73,13 @@ class Remade:
         return self.kept[key]
 
     @property
-    def flat(self) -> Tensor:
-        """(t, values) in double precision."""
-        return flat(self.relevance)
+    def unfit(self) -> list[str]:
+        """For each target why its map says nothing, or ""."""
+        return self.once("unfit", lambda: [unfit(row) for row in self.relevance])
+
+    def values(self, t: int) -> Tensor:
+        """The map of one target in double precision, on the processor, without its shape."""
+        return self.relevance[t].detach().double().cpu().flatten()
 
 
 class RemadeMetric(Protocol):
@@ -101,13 +105,8 @@ def scores_of(model: nn.Module, targets: Any) -> Callable[..., Tensor]:
     return score
 
 
-def flat(relevance: Tensor) -> Tensor:
-    """(t, values) in double precision, on the processor."""
-    return relevance.detach().flatten(1).double().cpu()
-
-
 def unfit(row: Tensor) -> str:
-    """Why a map (values) says nothing, or ""."""
+    """Why the map of one target says nothing, or ""."""
     if not row.isfinite().all():
         return "the map is NaN or infinite in places"
     return "" if row.min() < row.max() else "the map is the same everywhere"
@@ -134,6 +133,9 @@ def changes(first: Tensor, second: Tensor) -> Tensor:
     """|R_2 - R_1| / |R_1| in the Frobenius norm, for each target (t); NaN where R_1 is 0 or either is not finite."""
     if first.shape != second.shape:
         return torch.full((len(first),), math.nan, dtype=torch.float64)
-    a, b = flat(first), flat(second)
-    ratio = (b - a).norm(dim=1) / a.norm(dim=1)
+    ratios = []
+    for one, other in zip(first.detach(), second.detach(), strict=True):  # one by one: in double precision they are large
+        a, b = one.double(), other.double()
+        ratios.append(float((b - a).norm() / a.norm()))
+    ratio = torch.tensor(ratios, dtype=torch.float64)
     return torch.where(ratio.isfinite(), ratio, math.nan)

@@ -12,7 +12,7 @@ from scipy.special import entr
 from torch import Tensor
 
 from radiolucent.hooks import groups, randomised, weighted
-from radiolucent.metrics.remaking.maps import Measured, Remade, average, exact, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, average, exact
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import ANY_SEED, among, at_least, yes_or_no
 
@@ -148,9 +148,9 @@ class TargetRandomisation:
         R = maps.relevance
         found = []
         for t in range(len(R)):
-            others = [j for j in range(len(R)) if j != t and not unfit(maps.flat[j])]
+            others = [j for j in range(len(R)) if j != t and not maps.unfit[j]]
             alike = similarities(self.similarity, R[[t] * len(others)], R[others], self.absolute) if others else torch.zeros(0)
-            reason = unfit(maps.flat[t]) or ("" if others else "there is no other target to compare with")
+            reason = maps.unfit[t] or ("" if others else "there is no other target to compare with")
             found.append(exact(float(alike.mean()) if not reason else math.nan, reason or _unlike(alike)))
         return found
 
@@ -176,7 +176,7 @@ def _layers(maps: Remade) -> list[str]:
 
 def _said(maps: Remade, t: int, value: Measured, of: Tensor) -> Measured:
     weightless = "" if _layers(maps) else "the model has no weights to make random"
-    reason = unfit(maps.flat[t]) or weightless or _unlike(of)
+    reason = maps.unfit[t] or weightless or _unlike(of)
     return Measured(reason=reason) if reason else value
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import torch
 
-from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import among, at_least
 
@@ -36,8 +36,8 @@ class Repeatability:
     def __call__(self, maps: Remade) -> list[Measured]:
         rows = torch.stack([changes(maps.relevance, maps.again(maps.x, run=run)) for run in range(1, self.runs + 1)])
         found = []
-        for row, own in zip(maps.flat, rows.T, strict=True):
-            reason = unfit(row) or ("" if own.isfinite().all() else "a map of another run is NaN or infinite")
+        for unfit, own in zip(maps.unfit, rows.T, strict=True):
+            reason = unfit or ("" if own.isfinite().all() else "a map of another run is NaN or infinite")
             found.append(Measured(reason=reason) if reason else average(own))
         return found
 
@@ -69,8 +69,8 @@ class Reproducibility:
         pairs = combinations([maps.relevance, *others], 2)
         alike = torch.stack([similarities(self.similarity, a, b, absolute=True) for a, b in pairs])
         found = []
-        for row, own in zip(maps.flat, alike.T, strict=True):
-            reason = unfit(row) or ("" if own.isfinite().all() else "the map of a model is not finite, or of another grid")
+        for unfit, own in zip(maps.unfit, alike.T, strict=True):
+            reason = unfit or ("" if own.isfinite().all() else "the map of a model is not finite, or of another grid")
             value = math.nan if reason else float(own.mean())
             found.append(Measured(value, reason=reason))
         return found

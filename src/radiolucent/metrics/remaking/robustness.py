@@ -15,7 +15,7 @@ from torch import Tensor
 
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
-from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes, exact, unfit
+from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes, exact
 from radiolucent.settings import ANY_SEED, at_least, yes_or_no
 
 
@@ -205,8 +205,7 @@ def _largest(values: Tensor) -> Measured:
 def _each(maps: Remade, values: Tensor, summary: Callable[[Tensor], Measured]) -> list[Measured]:
     """Each target's value from its changes (samples, t), or the reason why it has none."""
     found = []
-    for row, own in zip(maps.flat, values.T, strict=True):
-        reason = unfit(row)
+    for reason, own in zip(maps.unfit, values.T, strict=True):
         if not reason and not own.isfinite().all():
             bad = int((~own.isfinite()).sum())
             reason = f"{bad} of {len(own)} changed images have a map of another grid, NaN or infinite, or none to compare"
