@@ -14,8 +14,7 @@ from radiolucent.errors import InputWarning
 from radiolucent.explanation import Prediction, check, faithful
 from radiolucent.io.tables import Name
 from radiolucent.methods import GradCAM, Gradient, HiResCAM, InputXGradient, SmoothGrad
-from radiolucent.metrics import FAITHFULNESS, Deletion, FaithfulnessCorrelation, Infidelity
-from radiolucent.metrics import check as ask
+from radiolucent.metrics import FAITHFULNESS, Deletion, FaithfulnessCorrelation, Infidelity, ask
 
 COLUMNS = ["method", "layer", "target", "metric", "category", "value", "low", "high", "evaluations", "seconds", "reason"]
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -24,13 +25,13 @@ from radiolucent.metrics import (
     Monotonicity,
     MonotonicityCorrelation,
     Sufficiency,
-    check,
+    ask,
     describe,
 )
-from radiolucent.metrics.faithfulness import Answer, Asked, Claim
-from radiolucent.metrics.faithfulness.changed import Order
+from radiolucent.metrics.faithfulness import Answer, Asked, Claim, Finding, Witness
+from radiolucent.metrics.faithfulness.changed import Gone, Order, Unchanged
 from radiolucent.metrics.faithfulness.curves import wilson
-from radiolucent.metrics.faithfulness.findings import Check, area, fisher, label_of
+from radiolucent.metrics.faithfulness.findings import Asking, Check, area, fisher, label_of
 from radiolucent.metrics.faithfulness.imputation import impute
 from radiolucent.protocols import Target
 from radiolucent.tiling import Tiled
@@ -75,7 +76,7 @@ def convolutional(axes: int, channels: int = 1) -> tuple[nn.Module, Tensor]:
 
 
 def one(model: nn.Module, x: Tensor, relevance: Tensor, targets: Target, metric: Check, **options: object) -> Answer:
-    return check(model, x, {"map": relevance}, targets, [metric], **options)[0]
+    return ask(model, x, {"map": relevance}, targets, [metric], **options)[0]
 
 
 # Worlds.
@@ -99,13 +100,13 @@ def test_on_a_linear_model_input_x_gradient_is_right(axes: int, channels: int, o
         Monotonicity(**settings),
         MonotonicityCorrelation(**settings),
     ]
-    answers = check(net, x, {"map": R}, Logits(0, 2), asked, labels=labels)
+    answers = ask(net, x, {"map": R}, Logits(0, 2), asked, labels=labels)
     assert [a.target for a in answers] == [0] * 5 + [1] * 5
     for a in answers:
         assert a.value == pytest.approx(0 if "infidelity" in a.check else 1, abs=1e-9), a
         if "infidelity" not in a.check:
             assert a.low <= a.value <= a.high
-    backwards = check(net, x, {"map": -R}, Logits(0, 2), asked, labels=labels)
+    backwards = ask(net, x, {"map": -R}, Logits(0, 2), asked, labels=labels)
     assert backwards[0].value == pytest.approx(-1)
     assert backwards[1].value > 1e-3  # the sign is wrong, which only the scaled one forgives
     assert backwards[2].value == pytest.approx(0, abs=1e-9)
@@ -118,9 +119,9 @@ def test_a_linear_model_s_gradient_is_a_slope(axes: int) -> None:
     net, x = linear(axes, 2)
     R = Gradient()(net, x, Logits(1))
     for metric in (Infidelity(cubes=2, scaled=False), Infidelity("voxels", baseline="blur"), Infidelity(noise=0.3, scaled=False)):
-        found = check(net, x, {"map": R}, Logits(1), [metric], slopes=["map"])[0]
+        found = ask(net, x, {"map": R}, Logits(1), [metric], slopes=["map"])[0]
         assert found.value == pytest.approx(0, abs=1e-12)
-    doubled = check(net, x, {"map": 2 * R}, Logits(1), [Infidelity(noise=0.3), Infidelity(noise=0.3, scaled=False)], slopes=["map"])
+    doubled = ask(net, x, {"map": 2 * R}, Logits(1), [Infidelity(noise=0.3), Infidelity(noise=0.3, scaled=False)], slopes=["map"])
     assert doubled[0].value == pytest.approx(0, abs=1e-12)
     w, sigma = net.weight[1].detach(), x.flatten(2).std(2, unbiased=False)[0]
     expected = sum(float((w[c] ** 2).sum() * (0.3 * sigma[c]) ** 2) for c in range(2))  # E (I . w)^2
@@ -180,7 +181,7 @@ def test_a_segmentation_s_region_is_right_where_it_looks_at_its_own_voxels(axes:
     x = image(axes, 1).double()
     targets = Region(0, 1, 2).fix(net(x)) if len(net(x).argmax(1).unique()) == 3 else Region(0, 1, mask=(x[0, 0] > 0.4).long())
     R = InputXGradient()(net, x, targets)
-    rows = check(net, x, {"map": R}, targets, [FaithfulnessCorrelation(cubes=4, baseline="zero"), Infidelity(baseline="zero")])
+    rows = ask(net, x, {"map": R}, targets, [FaithfulnessCorrelation(cubes=4, baseline="zero"), Infidelity(baseline="zero")])
     for row in rows:
         assert row.value == pytest.approx(1 if "corr" in row.check else 0, abs=1e-9)
 
@@ -233,7 +234,7 @@ def test_the_correlation_and_infidelity_are_those_of_a_slow_loop(axes: int) -> N
     # as a slope: I . R with I = x - mean on the subset
     I = (x - baselines.mean(x))[0].sum(0)
     a = np.array([float((I * R[0, 0, 0] * units.where(s.members(units))).sum()) for s in metric.drawn(units)])
-    slope = check(net, x, {"map": R}, Logits(0), [Infidelity(**same, scaled=False)], slopes=["map"])[0]
+    slope = ask(net, x, {"map": R}, Logits(0), [Infidelity(**same, scaled=False)], slopes=["map"])[0]
     assert slope.value == pytest.approx(np.mean((a - d) ** 2))
 
 
@@ -339,7 +340,7 @@ def test_many_maps_and_targets_cost_the_subsets_of_one(axes: int) -> None:
     counting = Counting(net)
     maps = {f"map {m}": torch.randn(3, 1, 1, *x.shape[2:]) for m in range(5)}
     asked: list[Check] = [FaithfulnessCorrelation(samples=40), Infidelity(samples=40), Infidelity(samples=40, scaled=False)]
-    answers = check(counting, x, maps, Logits(0, 1, 2), asked)
+    answers = ask(counting, x, maps, Logits(0, 1, 2), asked)
     assert counting.images == 41
     assert counting.passes == math.ceil(41 / 16)
     assert len(answers) == 5 * 3 * 3
@@ -356,20 +357,20 @@ def test_curves_share_what_they_can_and_fill_batches_across_maps(axes: int) -> N
     settings = {"cubes": 4, "points": 20}
     units = 4**axes
     points = min(20, units)
-    check(counting, x, maps, Logits(0, 1, 2), [Deletion(**settings), Monotonicity(**settings)])
+    ask(counting, x, maps, Logits(0, 1, 2), [Deletion(**settings), Monotonicity(**settings)])
     assert counting.images == points + 1
     counting.images = counting.passes = 0
-    check(counting, x, maps, Logits(0, 1, 2), [Insertion(**settings), Sufficiency(**settings), Deletion(**settings)])
+    ask(counting, x, maps, Logits(0, 1, 2), [Insertion(**settings), Sufficiency(**settings), Deletion(**settings)])
     own = {max(1, round(s * units)) for s in Sufficiency.shares} - {round(i * units / points) for i in range(points + 1)}
     assert counting.images == 2 * points + len(own)  # both curves have the image and the empty one
     counting.images = counting.passes = 0
     different = {f"map {m}": torch.randn(3, 1, 1, *x.shape[2:]) for m in range(2)}
-    check(counting, x, different, Logits(0, 1, 2), [Deletion("voxels", points=5)])
+    ask(counting, x, different, Logits(0, 1, 2), [Deletion("voxels", points=5)])
     assert counting.images == 2 + 6 * 4
     assert counting.passes == 2
     eigen = EigenCAM("conv2")(net, x, Logits(0, 1, 2))  # the same for all targets
     counting.images = 0
-    check(counting, x, {"eigen": eigen}, Logits(0, 1, 2), [Deletion("voxels", points=5), ROAD(points=3)])
+    ask(counting, x, {"eigen": eigen}, Logits(0, 1, 2), [Deletion("voxels", points=5), ROAD(points=3)])
     assert counting.images == 2 + 4 + 1 + 3
 
 
@@ -385,13 +386,39 @@ def test_an_early_stop_is_the_first_part_of_the_whole() -> None:
     whole = one(net, x, good, Logits(0), FaithfulnessCorrelation(samples=n, baseline="minimum"))
     assert (whole.value, whole.low, whole.high) == (quick.value, quick.low, quick.high)
     assert (1 - quick.value**2) / (n - 3) ** 0.5 <= 0.02
-    both = check(net, x, {"noise": noise, "good": good}, Logits(0), [metric])  # company takes longer, and changes nothing
+    fair = good + good.std() * noise
+    middle = FaithfulnessCorrelation(samples=400, error=0.05, baseline="minimum")
+    counting.images = 0
+    n = one(counting, x, fair, Logits(0), middle).evaluations - 1
+    assert counting.images == n + 1  # what a round asks for again has been seen
+    assert 30 <= n < 400
+    at, before = (one(net, x, fair, Logits(0), FaithfulnessCorrelation(samples=m)).value for m in (n, n - 10))
+    assert (1 - at**2) / (n - 3) ** 0.5 <= 0.05 < (1 - before**2) / (n - 13) ** 0.5
+    both = ask(net, x, {"noise": noise, "good": good}, Logits(0), [metric])  # company takes longer, and changes nothing
     assert both[0].evaluations == 201
     assert both[1].value == quick.value
     assert both[1].evaluations == quick.evaluations
     settled = one(net, x, noise, Logits(0), Infidelity(samples=500, error=0.2))
     assert settled.evaluations < 501
     assert (settled.high - settled.low) / 2 / 1.96 <= 0.2 * settled.value
+
+
+def test_what_a_check_asks_for_in_any_round_is_counted() -> None:
+    @dataclass(frozen=True)
+    class Twice:
+        name = "twice"
+        category = "faithfulness"
+        higher_is_better = True
+
+        def __call__(self, claim: Claim, witness: Witness) -> Asking:
+            (first,) = yield [Unchanged()]
+            (second,) = yield [Gone("zero")]
+            return Finding(float(first - second), 0.0, 0.0)
+
+    net, x = linear(2)
+    found = one(net, x, InputXGradient()(net, x, Logits(0)), Logits(0), Twice())
+    assert found.evaluations == 2
+    assert found.value == pytest.approx(float(net(x)[0, 0].detach()))
 
 
 def test_out_of_memory_halves_the_batch_and_changes_nothing() -> None:
@@ -409,8 +436,8 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing() -> None:
 
     R = torch.randn(1, 1, 1, *x.shape[2:])
     with pytest.warns(InputWarning, match="going on with"):
-        found = check(Full(), x, {"map": R}, Logits(0), SMALL)
-    assert _values(found) == pytest.approx(_values(check(net, x, {"map": R}, Logits(0), SMALL)), nan_ok=True, abs=1e-9)
+        found = ask(Full(), x, {"map": R}, Logits(0), SMALL)
+    assert _values(found) == pytest.approx(_values(ask(net, x, {"map": R}, Logits(0), SMALL)), nan_ok=True, abs=1e-9)
 
 
 def test_windows_that_no_subset_touches_are_not_predicted_again() -> None:
@@ -421,11 +448,11 @@ def test_windows_that_no_subset_touches_are_not_predicted_again() -> None:
     R = InputXGradient()(tiled, x, targets)
     counting = Counting(net)
     asked: list[Check] = [FaithfulnessCorrelation(cubes=4, subset=1, samples=10), Deletion(cubes=2, points=3)]
-    found = check(Tiled(counting, window=8, overlap=0.25), x, {"map": R}, targets, asked)
-    whole = check(nn.Sequential(tiled), x, {"map": R}, targets, asked)  # every window of every copy
+    found = ask(Tiled(counting, window=8, overlap=0.25), x, {"map": R}, targets, asked)
+    whole = ask(nn.Sequential(tiled), x, {"map": R}, targets, asked)  # every window of every copy
     assert _values(found) == pytest.approx(_values(whole), abs=1e-9)
     counting_whole = Counting(net)
-    check(nn.Sequential(Tiled(counting_whole, window=8, overlap=0.25)), x, {"map": R}, targets, asked)
+    ask(nn.Sequential(Tiled(counting_whole, window=8, overlap=0.25)), x, {"map": R}, targets, asked)
     assert counting.images < counting_whole.images / 2
 
 
@@ -450,19 +477,19 @@ def test_model_and_input_are_left_as_found_also_after_an_error(task: str, axes: 
     x.grad = torch.ones_like(x)
     before, maps = state(here.model), _maps(x, 2)
     kept = {name: m.clone() for name, m in maps.items()}
-    check(here.model, x, maps, here.target(1, 2), SMALL)
+    ask(here.model, x, maps, here.target(1, 2), SMALL)
     assert state(here.model) == before
     assert torch.equal(x.detach(), here.x)
     assert torch.equal(x.grad, torch.ones_like(x))
     assert all(torch.equal(maps[name], kept[name]) for name in maps)
     with pytest.raises(BadInput):
-        check(here.model, here.x, maps, here.bad, SMALL)
+        ask(here.model, here.x, maps, here.bad, SMALL)
     assert state(here.model) == before
     broken = nn.Sequential(here.model, Breaks("again"))
     disturb(broken)
     before = state(broken)
     with pytest.raises(RuntimeError, match="the model broke"):
-        check(broken, here.x, maps, here.target(1, 2), SMALL, batch=1)
+        ask(broken, here.x, maps, here.target(1, 2), SMALL, batch=1)
     assert state(broken) == before
 
 
@@ -472,12 +499,12 @@ def test_together_is_one_by_one(task: str, axes: int) -> None:
     here = world(task, axes, batch=1)
     model, x = here.model.double(), here.x.double()
     maps = _maps(x, 2)
-    together = check(model, x, maps, here.target(2, 1), SMALL)
+    together = ask(model, x, maps, here.target(2, 1), SMALL)
     alone = []
     for name, relevance in maps.items():
         for t, label in enumerate((2, 1)):
             for metric in SMALL:
-                found = check(model, x, {name: relevance[t : t + 1]}, here.target(label), [metric], batch=1)[0]
+                found = ask(model, x, {name: relevance[t : t + 1]}, here.target(label), [metric], batch=1)[0]
                 alone.append(found)
     assert [(a.map, a.check, a.evaluations) for a in together] == [(a.map, a.check, a.evaluations) for a in alone]
     assert _values(together) == pytest.approx(_values(alone), abs=1e-6, nan_ok=True)
@@ -487,14 +514,14 @@ def test_together_is_one_by_one(task: str, axes: int) -> None:
 def test_the_same_call_gives_the_same_numbers_and_another_seed_others(axes: int) -> None:
     net, x = convolutional(axes)
     maps = {"map": (torch.randn(1, 1, 1, *x.shape[2:]) > 0.5).float()}  # ties, between which chance decides
-    first = _values(check(net, x, maps, Logits(0), SMALL))
+    first = _values(ask(net, x, maps, Logits(0), SMALL))
     torch.rand(1)
     np.random.rand(1)  # noqa: NPY002  # the caller's random numbers do not matter
-    assert _values(check(net, x, maps, Logits(0), SMALL)) == first
+    assert _values(ask(net, x, maps, Logits(0), SMALL)) == first
     for metric in SMALL:
         other = type(metric)(**{**vars(metric), "seed": 1})
         if getattr(metric, "over", "") == "voxels" or not hasattr(metric, "points"):  # sums over cubes have no ties
-            assert _values(check(net, x, maps, Logits(0), [other])) != _values(check(net, x, maps, Logits(0), [metric]))
+            assert _values(ask(net, x, maps, Logits(0), [other])) != _values(ask(net, x, maps, Logits(0), [metric]))
 
 
 @pytest.mark.parametrize("name", FAITHFULNESS)
@@ -523,7 +550,7 @@ def test_what_has_no_value_is_nan_with_a_reason(metric: Check) -> None:
     broken[..., 3, 3] = math.nan
     good = torch.randn(shape)
     maps = {"zero": torch.zeros(shape), "flat": torch.full(shape, 0.3), "nan": broken, "good": good}
-    *bad, last = check(net, x, maps, Logits(0), [metric])
+    *bad, last = ask(net, x, maps, Logits(0), [metric])
     assert [a.reason for a in bad] == ["the map is the same everywhere"] * 2 + ["the map is NaN or infinite in places"]
     assert all(math.isnan(v) for a in bad for v in (a.value, a.low, a.high))
     assert all(a.evaluations == 0 for a in bad)
@@ -555,6 +582,9 @@ def test_relevance_that_is_always_the_same_has_no_correlation() -> None:
     assert same.reason == "the relevance of what is hidden is always the same"
     whole = one(net, x, R, Logits(0), FaithfulnessCorrelation("parcellation", subset=2), labels=labels)
     assert whole.reason == "a subset of 2 of 2 parcellation leaves nothing to see: hide fewer, or cut the image into more"
+    few = one(net, x, torch.rand_like(R), Logits(0), FaithfulnessCorrelation("parcellation", subset=1), labels=labels)
+    assert math.isfinite(few.value)
+    assert math.isnan(few.low)  # there are no more than two subsets
     for metric in (MonotonicityCorrelation("parcellation"), ROAD("parcellation")):
         assert one(net, x, R, Logits(0), metric, labels=labels).reason.startswith("2 parcellation: too few for a ")
     nothing = torch.zeros(1, 1, 1, *x.shape[2:])
@@ -656,4 +686,4 @@ def test_bad_input_is_refused_in_words(given: dict[str, object], message: str) -
     values = usual | given
     options = {key: values.pop(key) for key in ("slopes", "labels") if key in values}
     with pytest.raises(BadInput, match=message):
-        check(ConvNet(2), *(values[k] for k in ("x", "maps", "targets", "checks")), **options)  # type: ignore[arg-type]
+        ask(ConvNet(2), *(values[k] for k in ("x", "maps", "targets", "checks")), **options)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from radiolucent.metrics import (
     Infidelity,
     Monotonicity,
     MonotonicityCorrelation,
-    check,
+    ask,
 )
 from radiolucent.metrics.faithfulness import Asked
 from radiolucent.metrics.faithfulness.findings import Check
@@ -42,7 +42,7 @@ def world() -> tuple[nn.Module, Tensor, Tensor]:
 
 def ours(world: tuple[nn.Module, Tensor, Tensor], metric: Check, *, positive: bool = False) -> Any:
     net, x, R = world
-    return check(net, x, {"map": R.abs() if positive else R}, Logits(1), [metric])[0]
+    return ask(net, x, {"map": R.abs() if positive else R}, Logits(1), [metric])[0]
 
 
 def theirs(world: tuple[nn.Module, Tensor, Tensor], metric: Any) -> Any:
@@ -113,7 +113,7 @@ def test_infidelity_is_captum_s(world: tuple[nn.Module, Tensor, Tensor], scaled:
     expected = captum.infidelity(
         net, lambda inputs: (inputs - copies, copies), x, R[0], target=1, n_perturb_samples=50, normalize=scaled
     )
-    found = check(net, x, {"map": R}, Logits(1), [metric], slopes=["map"])[0]
+    found = ask(net, x, {"map": R}, Logits(1), [metric], slopes=["map"])[0]
     assert found.value == pytest.approx(float(expected), rel=1e-4, abs=1e-9)
 
 

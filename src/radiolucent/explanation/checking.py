@@ -15,8 +15,7 @@ from radiolucent.errors import BadInput
 from radiolucent.explanation.prediction import Prediction
 from radiolucent.explanation.result import Explanation
 from radiolucent.methods import titles, unique_titles
-from radiolucent.metrics.faithfulness import FAITHFULNESS, Check
-from radiolucent.metrics.faithfulness import check as ask
+from radiolucent.metrics.faithfulness import FAITHFULNESS, Check, ask
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 

@@ -19,7 +19,7 @@ from radiolucent.metrics.faithfulness import (
     Monotonicity,
     MonotonicityCorrelation,
     Sufficiency,
-    check,
+    ask,
 )
 from radiolucent.metrics.localization import (
     AUROC,
@@ -204,7 +204,7 @@ __all__ = [
     "TargetRandomisation",
     "Undefined",
     "WeightedIoA",
-    "check",
+    "ask",
     "describe",
     "from_text",
     "label_of",

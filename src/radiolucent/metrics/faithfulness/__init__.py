@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from radiolucent.metrics.faithfulness.asking import Answer, Asked, check
+from radiolucent.metrics.faithfulness.asking import Answer, Asked, ask
 from radiolucent.metrics.faithfulness.correlation import FaithfulnessCorrelation
 from radiolucent.metrics.faithfulness.curves import Deletion, Insertion, Monotonicity, Sufficiency
 from radiolucent.metrics.faithfulness.findings import Check, Claim, Finding, Witness, label_of
@@ -40,6 +40,6 @@ __all__ = [
     "MonotonicityCorrelation",
     "Sufficiency",
     "Witness",
-    "check",
+    "ask",
     "label_of",
 ]

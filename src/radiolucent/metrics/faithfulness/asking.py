@@ -151,7 +151,7 @@ class _Job:
         return Answer(self.map, self.claim.target, self.check, metric.category, *values)
 
 
-def check(
+def ask(
     model: nn.Module,
     x: Tensor,
     maps: Mapping[str, Tensor],

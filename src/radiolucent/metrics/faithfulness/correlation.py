@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 
 import torch
 from torch import Tensor
@@ -66,7 +67,8 @@ class FaithfulnessCorrelation(RandomSubsets):
     does to the network, and low for a true map of a saturated or interacting score, of which no sum is true.
 
     The interval is Fisher's z over the subsets: about this map, whose own value over all subsets is off 0 by about one over
-    the root of the number of units where it is noise. The standard error for `error` is (1 - F^2) / sqrt(n - 3).
+    the root of the number of units where it is noise. There is none where fewer than four subsets exist. The standard
+    error for `error` is (1 - F^2) / sqrt(n - 3).
     """
 
     name = "faithfulness-correlation"
@@ -81,4 +83,4 @@ class FaithfulnessCorrelation(RandomSubsets):
             F = correlation(torch.stack(hidden), drops(S))
             if (1 - F**2) / (n - 3) ** 0.5 <= self.error:
                 break
-        return Finding(F, *fisher(F, n))
+        return Finding(F, *fisher(F, min(n, comb(units.count, drawn[0].size))))  # those of a few regions come again

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from radiolucent import baselines
@@ -89,4 +88,6 @@ class MonotonicityCorrelation:
 
 
 def _ranks(values: Tensor) -> Tensor:
+    from scipy.stats import rankdata  # takes as long to import as much of the rest
+
     return torch.from_numpy(rankdata(values.numpy()))
