@@ -40,6 +40,13 @@ def among(method: Any, **known: Collection[str]) -> None:
             raise BadInput(f"{name} among {', '.join(names)}", repr(value), "Choose one of them.")
 
 
+def yes_or_no(method: Any, *names: str) -> None:
+    """Refuse a setting that is neither True nor False."""
+    for name in names:
+        if not isinstance(getattr(method, name), bool):
+            raise BadInput(f"{name} as True or False", repr(getattr(method, name)), "Correct it.")
+
+
 def _is_number(value: Any, whole: bool) -> bool:
     if isinstance(value, bool) or not (hasattr(value, "__index__") if whole else hasattr(value, "__float__")):
         return False

@@ -1,6 +1,7 @@
 """From one scan to its explanations."""
 
 from radiolucent.explanation.checking import check, faithful
+from radiolucent.explanation.examining import examine, examined, remade
 from radiolucent.explanation.likeness import likeness, partners, slices_of
 from radiolucent.explanation.prediction import Prediction, explain, predict
 from radiolucent.explanation.result import Explanation
@@ -10,11 +11,14 @@ __all__ = [
     "Explanation",
     "Prediction",
     "check",
+    "examine",
+    "examined",
     "explain",
     "faithful",
     "likeness",
     "partners",
     "predict",
+    "remade",
     "slice_rows",
     "slices_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -27,17 +27,7 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
     named = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None and not b.is_meta]
     buffers = [(m, name, b, b.clone()) for m, name, b in named]
     places = {t.device for t in (*(p for p, _ in wanted), *model.buffers()) if t.device.type == "cuda"}
-    with (
-        torch.random.fork_rng(list(places)),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        _eager(model),
-    ):
-        # torch.manual_seed would also reach devices that are not put back.
-        torch.default_generator.manual_seed(seed)
-        for place in places:
-            with torch.cuda.device(place):
-                torch.cuda.manual_seed(seed)
+    with own_random(places, seed), torch.inference_mode(False), torch.enable_grad(), _eager(model):
         try:
             for module, _ in modes:
                 module.training = False
@@ -58,6 +48,18 @@ def evaluating(model: nn.Module, seed: int = 0) -> Iterator[None]:
             for parameter, requires_grad in wanted:
                 parameter.requires_grad_(requires_grad)
             _put_back(buffers)
+
+
+@contextmanager
+def own_random(places: Collection[torch.device], seed: int) -> Iterator[None]:
+    """torch's random numbers from a seed of one's own, on the processor and on these devices, and then as before."""
+    with torch.random.fork_rng(list(places)):
+        # torch.manual_seed would also reach devices that are not put back.
+        torch.default_generator.manual_seed(seed)
+        for place in places:
+            with torch.cuda.device(place):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _check_weights(weights: Sequence[tuple[nn.Module, str, nn.Parameter, int]]) -> None:

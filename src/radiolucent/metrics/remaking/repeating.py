@@ -1,0 +1,76 @@
+"""Is it the same map the next time: by another seed of the method, by another training of the model?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+
+from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes
+from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
+from radiolucent.settings import among, at_least
+
+
+@dataclass(frozen=True)
+class Repeatability:
+    """Mean relative change of the map between runs of the method with other seeds.
+
+        RP = mean_k |R(x; seed_k) - R(x)| / |R(x)|        Frobenius norms, `runs` seeds, Student's interval
+
+    Lower is better; 0 for a method without chance. As a relative change it is measured in the same unit as sensitivity
+    to noise, of which it is a part: what is sampled too thinly moves without any change of the image. It sees the
+    method's own chance only, not the model's: a model that draws random numbers has the same in each run.
+    """
+
+    runs: int = 3
+
+    name = "repeatability"
+    category = "robustness"
+    higher_is_better = False
+
+    def __post_init__(self) -> None:
+        at_least(self, runs=1)
+
+    def __call__(self, maps: Remade) -> list[Measured]:
+        rows = torch.stack([changes(maps.relevance, maps.again(maps.x, run=run)) for run in range(1, self.runs + 1)])
+        found = []
+        for unfit, own in zip(maps.unfit, rows.T, strict=True):
+            reason = unfit or ("" if own.isfinite().all() else "a map of another run is NaN or infinite")
+            found.append(Measured(reason=reason) if reason else average(own))
+        return found
+
+
+@dataclass(frozen=True)
+class Reproducibility:
+    """How alike the maps of models are that were trained alike, from other seeds.
+
+        RD = mean_{m < n} sim(|R(x; f_m)|, |R(x; f_n)|)        over the model itself and all others
+
+    `similarity` is spearman or ssim, over absolute values, since scales differ between models. Higher is better. Two
+    models may say the same for different reasons, which is then no fault of the method; a method that does not look
+    at the model (an edge detector) reproduces itself perfectly. No interval: pairs of few models are not independent.
+    """
+
+    similarity: str = "spearman"
+
+    name = "reproducibility"
+    category = "robustness"
+    higher_is_better = True
+
+    def __post_init__(self) -> None:
+        among(self, similarity=SIMILARITIES)
+
+    def __call__(self, maps: Remade) -> list[Measured]:
+        others = maps.once("others", maps.others) if maps.others else ()
+        if not others:
+            return [Measured(reason="there is no other trained model to compare with")] * len(maps.relevance)
+        pairs = combinations([maps.relevance, *others], 2)
+        alike = torch.stack([similarities(self.similarity, a, b, absolute=True) for a, b in pairs])
+        found = []
+        for unfit, own in zip(maps.unfit, alike.T, strict=True):
+            reason = unfit or ("" if own.isfinite().all() else "the map of a model is not finite, or of another grid")
+            value = math.nan if reason else float(own.mean())
+            found.append(Measured(value, reason=reason))
+        return found
