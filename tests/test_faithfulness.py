@@ -27,12 +27,14 @@ from radiolucent.metrics import (
     Sufficiency,
     ask,
     describe,
+    label_of,
 )
-from radiolucent.metrics.faithfulness import Answer, Asked, Claim, Finding, Witness
+from radiolucent.metrics.faithfulness import Answer, Asked, Claim, Witness
 from radiolucent.metrics.faithfulness.changed import Gone, Order, Unchanged
 from radiolucent.metrics.faithfulness.curves import wilson
-from radiolucent.metrics.faithfulness.findings import Asking, Check, area, fisher, label_of
+from radiolucent.metrics.faithfulness.findings import Asking, Check, area, fisher
 from radiolucent.metrics.faithfulness.imputation import impute
+from radiolucent.metrics.finding import Finding
 from radiolucent.protocols import Target
 from radiolucent.tiling import Tiled
 

@@ -18,20 +18,18 @@ from worlds import Bright, ConvNet, Linear, Mean, convolution, image
 
 from radiolucent import BadInput, Logits
 from radiolucent.hooks import Cost, randomised, weighted
-from radiolucent.methods import Gradient, GuidedBackprop, InputXGradient, IntegratedGradients, SmoothGrad
+from radiolucent.methods import EdgeMap, Gradient, GuidedBackprop, InputXGradient, IntegratedGradients, RandomMap, SmoothGrad
 from radiolucent.metrics import (
     REMAKING,
     AverageSensitivity,
     Completeness,
     ComplexityRise,
-    EdgeMap,
     EffectiveComplexity,
     Entropy,
     Evaluations,
     MaxSensitivity,
     ParameterRandomisation,
     PeakMemory,
-    RandomMap,
     Repeatability,
     Reproducibility,
     RotationContinuity,

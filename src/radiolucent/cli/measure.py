@@ -50,10 +50,10 @@ def measure(
     """Score maps against masks: a table per case, means with 95 % bootstrap intervals, a plot over the layers."""
     from radiolucent import evaluation
     from radiolucent.io.tables import read_names
-    from radiolucent.metrics import from_text
+    from radiolucent.metrics import against_mask
 
     named = {value: name.name for value, name in read_names(names).items()} if names else None
-    chosen = [from_text(text) for text in evaluation.with_thresholds(metric, threshold)]
+    chosen = [against_mask(text) for text in evaluation.with_thresholds(metric, threshold)]
     labels = evaluation.labels_of(label, named)
     found = evaluation.find_maps(maps)
     masks = evaluation.pair([m.case for m in found], mask)

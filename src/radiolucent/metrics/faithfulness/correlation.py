@@ -10,10 +10,10 @@ from torch import Tensor
 
 from radiolucent import baselines
 from radiolucent.errors import BadInput
-from radiolucent.metrics.faithfulness.changed import Drawn, Unchanged
-from radiolucent.metrics.faithfulness.findings import Asking, Claim, Finding, Witness, correlation, drops, fisher, looks
+from radiolucent.metrics.faithfulness.changed import Drawn, Unchanged, Witness
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, correlation, drops, fisher, looks
 from radiolucent.metrics.faithfulness.units import OVER, Units
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import Finding, Undefined
 from radiolucent.settings import among, at_least
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from radiolucent import baselines
-from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Gone, Order, Unchanged, only, without
-from radiolucent.metrics.faithfulness.findings import LEVEL, Asking, Claim, Finding, Witness, area, rounding
+from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Gone, Order, Unchanged, Witness, only, without
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, area, rounding
 from radiolucent.metrics.faithfulness.units import OVER
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import LEVEL, Finding, Undefined
 from radiolucent.settings import among, at_least
 
 Step = Callable[[str, Cubes, str, Order, int], Changed]
@@ -136,7 +136,7 @@ class Sufficiency(Ordered):
         S = yield [Unchanged(), Gone(self.baseline), *(only(self.over, self.cubes, self.baseline, order, k) for k in counts)]
         whole, *rest = self.scaled(torch.cat([S[:1], S[2:]]), S[0], S[1]).tolist()
         missing = [whole - score for score in rest]
-        return Finding(sum(missing) / len(missing), min(missing), max(missing), self.shares, tuple(rest))
+        return Finding(sum(missing) / len(missing), min(missing), max(missing), shares=self.shares, scores=tuple(rest))
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Monotonicity(Ordered):
         signs = torch.tensor([-1.0 if r < 0 else 1.0 for r in sums], dtype=S.dtype)
         right = int((signs * S.diff() >= -rounding(S)).sum())
         shares = tuple(k / n for k in shown)
-        return Finding(right / len(sums), *wilson(right, len(sums)), shares, tuple(S.tolist()))
+        return Finding(right / len(sums), *wilson(right, len(sums)), shares=shares, scores=tuple(S.tolist()))
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

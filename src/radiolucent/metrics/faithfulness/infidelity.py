@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radiolucent.metrics.faithfulness.changed import Changed, Drawn, Scene, Unchanged
+from radiolucent.metrics.faithfulness.changed import Changed, Drawn, Unchanged, Witness
 from radiolucent.metrics.faithfulness.correlation import RandomSubsets
-from radiolucent.metrics.faithfulness.findings import LEVEL, Asking, Claim, Finding, Witness, drops, looks
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, drops, looks
 from radiolucent.metrics.faithfulness.units import Units
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import LEVEL, Finding, Undefined
 from radiolucent.settings import at_least
 from radiolucent.statistics import bootstrap
 
@@ -31,8 +31,8 @@ class Noisy:
         sigma = x.flatten(2).std(2, unbiased=False).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
         return torch.randn(x.shape, generator=generator).to(x) * sigma * self.spread
 
-    def of(self, scene: Scene) -> Tensor:
-        return scene.x - self.change(scene.x)
+    def of(self, witness: Witness) -> Tensor:
+        return witness.x - self.change(witness.x)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radiolucent.metrics.faithfulness.changed import Cubes, Gone, Order, Scene, Unchanged
+from radiolucent.metrics.faithfulness.changed import Cubes, Gone, Order, Unchanged, Witness
 from radiolucent.metrics.faithfulness.curves import Ordered
-from radiolucent.metrics.faithfulness.findings import Asking, Claim, Witness, area
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, area
 from radiolucent.metrics.faithfulness.imputation import impute
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import Undefined
 from radiolucent.settings import at_least
 
 
@@ -27,9 +27,9 @@ class Imputed:
     noise: float
     seed: int
 
-    def of(self, scene: Scene) -> Tensor:
-        x = scene.x
-        gone = scene.units(self.over, self.cubes).where(self.order.ranked[: self.count]).to(x.device)
+    def of(self, witness: Witness) -> Tensor:
+        x = witness.x
+        gone = witness.units(self.over, self.cubes).where(self.order.ranked[: self.count]).to(x.device)
         generator = np.random.default_rng((self.seed, self.count))
         drawn = torch.from_numpy(generator.standard_normal(tuple(x.shape), np.float32)).to(x)
         sigma = x.flatten(2).std(2, unbiased=False).reshape(*x.shape[:2], *[1] * (x.ndim - 2))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput
-from radiolucent.metrics.remaking.maps import Measured, Remade, exact
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, exact
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class EffectiveComplexity:
         if not 0 <= float(self.threshold) < 1:
             raise BadInput("a threshold from 0 to below 1, as a share of the largest value", repr(self.threshold), "0.1 is usual.")
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, lambda a: float((a > self.threshold * a.max()).double().mean()))
 
 
@@ -54,7 +55,7 @@ class Entropy:
     category = "complexity"
     higher_is_better = False
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, lambda a: float(torch.special.entr(a / a.sum()).sum()))
 
 
@@ -72,7 +73,7 @@ class Sparseness:
     category = "complexity"
     higher_is_better = True
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, _gini)
 
 
@@ -82,7 +83,7 @@ def _gini(a: Tensor) -> float:
     return float(((2 * rank - n - 1) * a.sort().values).sum() / (n * a.sum()))
 
 
-def _each(maps: Remade, formula: Callable[[Tensor], float]) -> list[Measured]:
+def _each(maps: Remade, formula: Callable[[Tensor], float]) -> list[Finding]:
     """The formula of each target's a, of which the largest is 1: no number is too small for it."""
     found = []
     for t, reason in enumerate(maps.unfit):

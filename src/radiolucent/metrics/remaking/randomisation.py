@@ -12,7 +12,8 @@ from scipy.special import entr
 from torch import Tensor
 
 from radiolucent.hooks import groups, randomised, weighted
-from radiolucent.metrics.remaking.maps import Measured, Remade, average, exact
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, average, exact
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import ANY_SEED, among, at_least, yes_or_no
 
@@ -53,7 +54,7 @@ class ParameterRandomisation:
         among(self, order=ORDERS, similarity=SIMILARITIES)
         yes_or_no(self, "absolute")
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         curves = torch.stack([self._similarities(maps, draw) for draw in range(self.draws)])  # (draws, steps, t)
         return [_said(maps, t, average(curves[..., t].abs().mean(1)), curves[..., t]) for t in range(len(maps.relevance))]
 
@@ -102,7 +103,7 @@ class ComplexityRise:
     def __post_init__(self) -> None:
         at_least(self, bins=2, draws=1, seed=ANY_SEED)
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         layers = _layers(maps)
         trained = self._entropies(maps.relevance)
         draws = [_randomised_map(maps, layers, self.seed + draw) for draw in range(self.draws)]
@@ -144,7 +145,7 @@ class TargetRandomisation:
         among(self, similarity=SIMILARITIES)
         yes_or_no(self, "absolute")
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         R = maps.relevance
         found = []
         for t in range(len(R)):
@@ -174,10 +175,10 @@ def _layers(maps: Remade) -> list[str]:
     return maps.once("layers", lambda: weighted(maps.model, maps.x))
 
 
-def _said(maps: Remade, t: int, value: Measured, of: Tensor) -> Measured:
+def _said(maps: Remade, t: int, value: Finding, of: Tensor) -> Finding:
     weightless = "" if _layers(maps) else "the model has no weights to make random"
     reason = maps.unfit[t] or weightless or _unlike(of)
-    return Measured(reason=reason) if reason else value
+    return Finding(reason=reason) if reason else value
 
 
 def _unlike(alike: Tensor) -> str:
