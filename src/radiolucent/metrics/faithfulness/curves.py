@@ -119,8 +119,9 @@ class Sufficiency(Ordered):
         Suff = mean_q ( S(x) - S(only the q most relevant units) ),    q = 5, 10, 20, 50 %, S as in `relative`
 
     Lower is better, 0 where they carry all of the score, below 0 where the rest speaks against it. The four copies are
-    points of Insertion's curve, which has them already. Another measure of the same name (Dasgupta et al., ICML 2022; that
-    of Quantus and LATEC) compares the predictions of cases with like maps, and asks nothing about one case.
+    points of Insertion's curve, which has them already; the paper's 1 % is none, and in cubes hardly one unit.
+    Another measure of the same name (Dasgupta et al., ICML 2022; that of Quantus and LATEC) compares the predictions of
+    cases with like maps, and asks nothing about one case.
 
     Without chance: low and high are the least and the most of the four.
     """
@@ -143,7 +144,7 @@ class Sufficiency(Ordered):
 class Monotonicity(Ordered):
     """Share of steps in which the score goes the way of the relevance that comes (after Arya et al., arXiv 1909.03012).
 
-        M = 1/K sum_k [ sign(r_k) (S_k - S_{k-1}) >= 0 ],    r_k the relevance of the k-th step's units
+        M = 1/K sum_k [ sign(r_k) (S_k - S_{k-1}) >= 0 ],    r_k the relevance of the k-th step's units, sign(0) = 1
 
     The units come into the baseline from the lowest relevance to the highest. Higher is better; half of the steps go right
     by chance. Of a map without negative values the score must rise at each step: M is 1 where Arya's monotonicity (and

@@ -27,9 +27,10 @@ class Noisy:
 
     def change(self, x: Tensor) -> Tensor:
         """I (1, c, *grid)."""
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + self.number)
+        generator = np.random.default_rng((self.seed, self.number))
         sigma = x.flatten(2).std(2, unbiased=False).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
-        return torch.randn(x.shape, generator=generator).to(x) * sigma * self.spread
+        drawn = torch.from_numpy(generator.standard_normal(tuple(x.shape), np.float32)).to(x)
+        return drawn * sigma * self.spread
 
     def of(self, witness: Witness) -> Tensor:
         return witness.x - self.change(witness.x)

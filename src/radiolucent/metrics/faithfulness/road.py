@@ -40,7 +40,9 @@ class Imputed:
 class ROAD(Ordered):
     """Mean score with the most relevant units filled from their neighbours (Rong et al., ICML 2022, "noisy linear imputation").
 
-        ROAD = mean_q S(x with its q most relevant units imputed),    q = 1/(n+1), ..., n/(n+1) of the units, n = `points`
+        ROAD = 1/(b-a) int_a^b S(x with its q most relevant units imputed) dq,    a = 1/(n+1), b = n/(n+1), n = `points`
+
+    q is a share of the units; at none and all of them there is nothing to impute, or nothing to impute from.
 
     Lower is better (the paper's order "most relevant first"). Each voxel that goes becomes the weighted mean of its
     neighbours (see impute; in a volume of 26), plus normal noise of `noise` standard deviations of its channel, so that

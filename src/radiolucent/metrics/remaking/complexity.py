@@ -19,12 +19,13 @@ from radiolucent.metrics.remaking.maps import Remade, exact
 
 @dataclass(frozen=True)
 class EffectiveComplexity:
-    """The share of values above a threshold relative to the largest (Agg2Exp; Nguyen & Martinez, arXiv 2007.07584).
+    """The share of values above a threshold relative to the largest (Agg2Exp; so called by Quantus).
 
         EC = |{i : a[i] > threshold * max a}| / n
 
     Lower is better: less to look at. `threshold` is 0.1 in Agg2Exp. Blind to how far above it a value is, and led by the
-    single largest value: one hot voxel makes any map "simple". Quantus gives the number, not the share.
+    single largest value: one hot voxel makes any map "simple". Quantus gives the number, not the share. What Nguyen and
+    Martinez (arXiv 2007.07584) call so asks the model how few values suffice, as `sufficiency` does here.
     """
 
     threshold: float = 0.1
