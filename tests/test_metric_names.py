@@ -204,3 +204,32 @@ def test_a_method_that_fails_has_a_row_for_every_metric() -> None:
     assert len(rows) == 4
     assert {row["reason"] for row in rows if row["method"] == "Broken"} == {"RuntimeError: no map"}
     assert all(row["reason"] == "" for row in rows if row["method"] == "edge-map")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"metrics": "deletion"}, "a list of metrics; got 'deletion'"),
+        ({"metrics": []}, "a list of metrics"),
+        ({"methods": []}, "a list of methods"),
+        ({"methods": Gradient()}, "a list of methods; got Gradient"),
+        ({"methods": [Gradient]}, "a method with its settings"),
+        ({"methods": ["gradient"]}, "a method with its settings"),
+        ({"targets": 1}, "a target; got 1"),
+        ({"others": ConvNet(2)}, "a list of other models; got ConvNet"),
+    ],
+)
+def test_what_is_of_the_wrong_kind_is_refused_and_no_row_of_reasons(given: dict[str, Any], message: str) -> None:
+    prediction = predict(ConvNet(2), Volume(image(2, 1, size=8)[0].numpy()))
+    asked: dict[str, Any] = {"methods": [Gradient()], "targets": Logits(0), "metrics": ["entropy"]} | given
+    with pytest.raises(BadInput, match=message):
+        examine(prediction, **asked)
+
+
+def test_one_explanation_or_a_number_is_not_checked() -> None:
+    prediction = predict(ConvNet(2), Volume(image(2, 1, size=8)[0].numpy()))
+    (explanation,) = prediction.explain([Gradient()], Logits(0))
+    with pytest.raises(BadInput, match="a list of explanations; got one"):
+        check(prediction, explanation, Logits(0))  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="a target; got 0"):
+        check(prediction, [explanation], 0)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from radiolucent.errors import BadInput
 from radiolucent.explanation.judged import asking, is_check, row
+from radiolucent.explanation.kinds import check_target
 from radiolucent.explanation.prediction import Prediction
 from radiolucent.explanation.result import Explanation
 from radiolucent.methods import unique_titles
@@ -54,6 +55,9 @@ def check(
         95 % interval, or bounds: see each check), evaluations and seconds (what the number takes by itself; what several
         need is shared), and reason ("" or why the value is NaN).
     """
+    if isinstance(explanations, Explanation):
+        raise BadInput("a list of explanations", "one", "Give what prediction.explain returned, or [explanation].")
+    check_target(targets)
     names = targets.fix(prediction.output).names(classes)
     maps = {}
     for number, explanation in enumerate(explanations):
@@ -101,7 +105,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     called = unique_titles(methods)
     slopes = [name for name, method in zip(called, methods, strict=True) if method.unit in SLOPES]
-    kinds = [asking(c) for c in checks]
+    kinds = asking(checks)
     if wrong := [label_of(c) for c in kinds if not is_check(c)]:
         do = "Those that make maps again are for radiolucent.explanation.examine."
         raise BadInput(f"checks among {', '.join(FAITHFULNESS)}", ", ".join(wrong), do)

@@ -14,6 +14,7 @@ from radiolucent.baselines import BASELINES
 from radiolucent.errors import BadInput
 from radiolucent.explanation.checking import faithful
 from radiolucent.explanation.judged import ASKED, asking, is_check, row
+from radiolucent.explanation.kinds import check_kinds
 from radiolucent.explanation.prediction import Prediction
 from radiolucent.hooks import Cost, costing, evaluating
 from radiolucent.methods import ExpectedGradients, IntegratedGradients, KernelSHAP, at_layers, auto_layer
@@ -54,7 +55,10 @@ def examine(
         together, without what an earlier one made already. Methods, models and metrics that fail give NaN with the
         reason, not an error.
     """
-    chosen = [asking(metric) for metric in metrics]
+    check_kinds(methods, targets)
+    if isinstance(others, nn.Module):
+        raise BadInput("a list of other models", type(others).__name__, "Give [model].")
+    chosen = asking(metrics)
     checks = [metric for metric in chosen if is_check(metric)]
     remaking = [metric for metric in chosen if not is_check(metric)]
     fixed = targets.fix(prediction.output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from radiolucent.errors import BadInput
@@ -34,8 +35,14 @@ def row(method: Method, target: str, metric: Any, found: Finding, evaluations: f
     }
 
 
-def asking(metric: Any) -> Any:
-    """A metric that asks the model, by its text or as it is."""
+def asking(metrics: Sequence[Any]) -> list[Any]:
+    """Metrics that ask the model, by their text or as they are."""
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence) or not metrics:
+        raise BadInput("a list of metrics", f"{metrics!r:.80}", 'For example ["deletion", "entropy"].')
+    return [_asking(metric) for metric in metrics]
+
+
+def _asking(metric: Any) -> Any:
     if isinstance(metric, str):
         against = metric.partition("@")[0] in METRICS
         if against:
