@@ -16,7 +16,21 @@ from radiolucent.io.tables import Name
 from radiolucent.methods import GradCAM, Gradient, HiResCAM, InputXGradient, SmoothGrad
 from radiolucent.metrics import FAITHFULNESS, Deletion, FaithfulnessCorrelation, Infidelity, ask
 
-COLUMNS = ["method", "layer", "target", "metric", "category", "value", "low", "high", "evaluations", "seconds", "reason"]
+COLUMNS = [
+    "method",
+    "settings",
+    "layer",
+    "target",
+    "metric",
+    "category",
+    "better",
+    "value",
+    "low",
+    "high",
+    "evaluations",
+    "seconds",
+    "reason",
+]
 
 
 def scan(shape: tuple[int, ...] = (12, 10, 8), affine: np.ndarray | None = None) -> Volume:
@@ -129,7 +143,9 @@ def test_a_target_without_a_map_is_nan_with_that_reason() -> None:
         (lambda p, e: check(predict(p.model, scan((12, 10, 6))), e, Logits(0, 1)), "explanations of the scan on"),
         (lambda p, e: check(p, e, Logits(0)), "maps of the targets logit 0; got logit 1"),
         (lambda p, e: check(p, e, Logits(0, 1), classes=("cat", "dog")), "maps of the targets cat, dog; got logit 0, logit 1"),
-        (lambda p, e: check(p, e, Logits(0, 1), ["delete"]), "a check among .*got 'delete'.* Did you mean deletion"),
+        (lambda p, e: check(p, e, Logits(0, 1), ["delete"]), "a metric among .*got 'delete'.* Did you mean deletion"),
+        (lambda p, e: check(p, e, Logits(0, 1), ["entropy"]), "checks among .*got entropy. .*examine"),
+        (lambda p, e: check(p, e, Logits(0, 1), ["iou@0.5"]), "got 'iou@0.5'. It needs a mask"),
         (lambda p, e: check(p, [], Logits(0, 1)), "maps of the same number of targets; got none"),
     ],
 )

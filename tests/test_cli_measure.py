@@ -163,7 +163,12 @@ def test_what_is_undefined_says_why(study: Path, monkeypatch: pytest.MonkeyPatch
 def test_metrics_lists_them(tmp_path: Path) -> None:
     listed = json.loads(radiolucent("metrics", "--json", cwd=tmp_path).stdout)
     assert {"ioa@otsu", "pointing-game", "average-precision"} <= {row["metric"] for row in listed}
+    assert {"deletion", "parameter-randomisation"} <= {row["metric"] for row in listed if row["needs"] == "the model"}
     assert "higher is better" in radiolucent("metrics", cwd=tmp_path).stdout
+    one = radiolucent("metrics", "deletion", cwd=tmp_path).stdout
+    assert "faithfulness, lower is better, needs the model" in one
+    assert "over=cubes" in one
+    assert "Did you mean deletion" in radiolucent("metrics", "delete", cwd=tmp_path).stderr
 
 
 def test_help_needs_nothing_heavy(tmp_path: Path) -> None:

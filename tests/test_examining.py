@@ -14,29 +14,44 @@ from radiolucent import BadInput, Logits, Outputs, Parcellation, Region, Volume,
 from radiolucent.explanation import examine, faithful, remade
 from radiolucent.explanation.examining import reseeded
 from radiolucent.methods import (
+    EdgeMap,
     ExpectedGradients,
     GradCAM,
     Gradient,
     IntegratedGradients,
     KernelSHAP,
+    RandomMap,
     SmoothGrad,
 )
 from radiolucent.metrics import (
     REMAKING,
     AverageSensitivity,
     Completeness,
-    EdgeMap,
     EffectiveComplexity,
     Evaluations,
     FaithfulnessCorrelation,
+    IoU,
     ParameterRandomisation,
-    RandomMap,
     ShiftContinuity,
 )
 from radiolucent.targets import Predicted, Select
 from radiolucent.tiling import Tiled
 
-COLUMNS = ["method", "layer", "target", "metric", "category", "value", "low", "high", "evaluations", "seconds", "reason"]
+COLUMNS = [
+    "method",
+    "settings",
+    "layer",
+    "target",
+    "metric",
+    "category",
+    "better",
+    "value",
+    "low",
+    "high",
+    "evaluations",
+    "seconds",
+    "reason",
+]
 EFFICIENCY = [name for name, kind in REMAKING.items() if kind.category == "efficiency"]
 TIMED = {"seconds", "peak-memory"}
 
@@ -64,7 +79,7 @@ def test_every_metric_has_a_row_for_every_target_and_the_model_is_left_as_found(
     disturb(here.model)
     before = state(here.model)
     method = SmoothGrad(samples=2)
-    rows = examine(prediction, [method, EdgeMap()], here.target(1, 2), others=others)
+    rows = examine(prediction, [method, EdgeMap()], here.target(1, 2), list(REMAKING), others=others)
     assert state(here.model) == before
     assert all(list(row) == COLUMNS for row in rows)
     assert len(rows) == 2 * 2 * len(REMAKING)
@@ -105,7 +120,7 @@ def test_a_failure_is_a_reason_and_the_model_is_left_as_found(task: str, axes: i
     assert state(model) == before
     assert {row["reason"] for row in rows if row["method"] == "gradient"} == {"RuntimeError: the model broke"}
     assert all(math.isnan(row["value"]) for row in rows if row["method"] == "gradient")
-    assert all(row["value"] >= 0 for row in rows if row["method"] == "EdgeMap")
+    assert all(row["value"] >= 0 for row in rows if row["method"] == "edge-map")
 
 
 def test_a_model_that_fails_only_when_it_is_asked_again() -> None:
@@ -241,7 +256,7 @@ def test_maps_made_once_serve_faithfulness_too() -> None:
     prediction = predict(net, scan_of(x))
     maps = {m: remade(prediction, m, Logits(0)).relevance for m in (IntegratedGradients(), RandomMap(), EdgeMap())}
     rows = faithful(prediction, maps, Logits(0), [FaithfulnessCorrelation(cubes=4)])
-    assert [row["method"] for row in rows] == ["integrated-gradients", "RandomMap", "EdgeMap"]
+    assert [row["method"] for row in rows] == ["integrated-gradients", "random-map", "edge-map"]
     assert rows[0]["value"] > 0.9 > max(rows[1]["value"], rows[2]["value"])
 
 
@@ -261,8 +276,8 @@ def test_controls_leave_the_model_as_found_and_have_a_map_for_every_output(axes:
 
 def test_what_is_no_metric_is_refused() -> None:
     prediction = predict(ConvNet(2), scan_of(image(2, 1, size=8)))
-    for wrong in ("entropie", Completeness, 3):
-        with pytest.raises(BadInput, match="metrics among effective-complexity"):
+    for wrong in ("entropie", Completeness, 3, "iou", IoU()):
+        with pytest.raises(BadInput, match="among faithfulness-correlation"):
             examine(prediction, [Gradient()], Logits(0), [wrong])  # type: ignore[list-item]
     (row,) = examine(prediction, [Gradient()], Logits(0), [EffectiveComplexity(0.2)])
     assert row["metric"] == "effective-complexity(threshold=0.2)"

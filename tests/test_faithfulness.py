@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,12 +28,15 @@ from radiolucent.metrics import (
     Sufficiency,
     ask,
     describe,
+    label_of,
 )
-from radiolucent.metrics.faithfulness import Answer, Asked, Claim, Finding, Witness
+from radiolucent.metrics.faithfulness import Answer, Asked, Claim, Witness
 from radiolucent.metrics.faithfulness.changed import Gone, Order, Unchanged
 from radiolucent.metrics.faithfulness.curves import wilson
-from radiolucent.metrics.faithfulness.findings import Asking, Check, area, fisher, label_of
+from radiolucent.metrics.faithfulness.findings import Asking, Check, area, fisher
 from radiolucent.metrics.faithfulness.imputation import impute
+from radiolucent.metrics.faithfulness.infidelity import Noisy
+from radiolucent.metrics.finding import Finding
 from radiolucent.protocols import Target
 from radiolucent.tiling import Tiled
 
@@ -687,3 +691,10 @@ def test_bad_input_is_refused_in_words(given: dict[str, object], message: str) -
     options = {key: values.pop(key) for key in ("slopes", "labels") if key in values}
     with pytest.raises(BadInput, match=message):
         ask(ConvNet(2), *(values[k] for k in ("x", "maps", "targets", "checks")), **options)  # type: ignore[arg-type]
+
+
+def test_any_seed_makes_noise() -> None:
+    x = image(2, 1)
+    changes = [Noisy(0.1, seed, 3).change(x) for seed in (0, 2**40, 2**62)]
+    assert not any(torch.equal(a, b) for a, b in pairwise(changes))
+    assert torch.equal(changes[1], Noisy(0.1, 2**40, 3).change(x))

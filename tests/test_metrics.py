@@ -363,9 +363,9 @@ def test_what_has_no_value_says_why() -> None:
         (np.ones((1, 4, 4)), {"metrics": []}, "at least one metric"),
         (np.ones((1, 4, 4)), {"metrics": ["io"]}, "a metric among ioa, .*Did you mean iou or ioa"),
         (np.ones((1, 4, 4)), {"metrics": ["iou@best"]}, "a threshold: otsu, .*got 'best'"),
-        (np.ones((1, 4, 4)), {"metrics": ["iou@1.5"]}, "a threshold: .*got '1.5'"),
+        (np.ones((1, 4, 4)), {"metrics": ["iou@1.5"]}, "a threshold: .*got 1.5"),
         (np.ones((1, 4, 4)), {"metrics": ["auroc@3"]}, "auroc without a setting"),
-        (np.ones((1, 4, 4)), {"metrics": ["pointing-game@near"]}, "a number after pointing-game@"),
+        (np.ones((1, 4, 4)), {"metrics": ["pointing-game@near"]}, "float for the field tolerance_mm of pointing-game; got 'near'"),
         (np.ones((1, 4, 4)), {"metrics": ["pointing-game@-1"]}, "a tolerance of 0 mm or more"),
     ],
 )

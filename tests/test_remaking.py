@@ -18,20 +18,18 @@ from worlds import Bright, ConvNet, Linear, Mean, convolution, image
 
 from radiolucent import BadInput, Logits
 from radiolucent.hooks import Cost, randomised, weighted
-from radiolucent.methods import Gradient, GuidedBackprop, InputXGradient, IntegratedGradients, SmoothGrad
+from radiolucent.methods import EdgeMap, Gradient, GuidedBackprop, InputXGradient, IntegratedGradients, RandomMap, SmoothGrad
 from radiolucent.metrics import (
     REMAKING,
     AverageSensitivity,
     Completeness,
     ComplexityRise,
-    EdgeMap,
     EffectiveComplexity,
     Entropy,
     Evaluations,
     MaxSensitivity,
     ParameterRandomisation,
     PeakMemory,
-    RandomMap,
     Repeatability,
     Reproducibility,
     RotationContinuity,
@@ -661,3 +659,31 @@ def test_the_layers_are_looked_for_once() -> None:
     maps = made(net, x, Gradient(), Logits(0))
     values(ParameterRandomisation(), maps)
     assert maps.kept["layers"] == weighted(net, x)
+
+
+class Spare(nn.Module):
+    """A network with a head that is not used in evaluation, as for deep supervision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare, self.network = nn.Linear(4, 5), ConvNet(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+@pytest.mark.parametrize("order", ["cascading", "bottom-up", "independent"])
+def test_layers_that_are_not_used_take_no_part_in_randomisation(order: str) -> None:
+    torch.manual_seed(0)
+    net, x = Spare().eval(), image(2, 1)
+    metric = ParameterRandomisation(order, steps=0)
+    whole, used = made(net, x, Gradient(), Logits(0, 1)), made(net.network, x, Gradient(), Logits(0, 1))
+    curve = metric.curve(whole)
+    (at,) = [k for k, (names, _) in enumerate(curve) if names == ["spare"]]
+    others = [[abs(v) for v in values] for names, values in curve if not math.isnan(values[0])]
+    assert len(others) >= len(metric.curve(used))
+    if order == "independent" or at == 0:
+        assert all(math.isnan(v) for v in curve[at][1])
+    for number, found in enumerate(metric(whole)):
+        assert found.reason == ""
+        assert found.value == pytest.approx(sum(values[number] for values in others) / len(others))

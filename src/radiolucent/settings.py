@@ -1,9 +1,10 @@
-"""What the settings of a method or metric may be: said when the method is made, before any scan is read."""
+"""What the settings of a method or metric may be, and such a one from text or TOML: said before any scan is read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
@@ -60,3 +61,40 @@ def per_axis(value: int | tuple[int, ...], x: Tensor, name: str) -> tuple[int, .
     if len(values) != len(grid):
         raise BadInput(f"{name} as one number, or one for each of the {len(grid)} axes", str(value), f"The grid is {grid}.")
     return values
+
+
+def made(kind: type[Any], name: str, settings: Mapping[str, Any], read: Callable[[str, Any], Any]) -> Any:
+    """The method or metric `kind` with these settings; an unknown field is an error that lists the valid ones."""
+    known = {f.name: f for f in fields(kind)}
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key not in known:
+            valid = ", ".join(known) or "none: it has no settings"
+            raise BadInput(f"fields of {name} among: {valid}", repr(key), "Correct the field's name.")
+        try:
+            values[key] = read(str(known[key].type), value)
+        except (TypeError, ValueError, KeyError) as error:
+            if isinstance(error, BadInput):
+                raise
+            raise BadInput(f"{known[key].type} for the field {key} of {name}", repr(value), "Correct the value.") from None
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise BadInput(f"all fields of {name}: {', '.join(known)}", str(error), "Give the missing ones.") from None
+
+
+def read(kind: str, value: Any) -> Any:
+    """`value` as a field annotated with `kind`; several numbers are a list, or a text such as "12,12,6" or "12x12x6"."""
+    if kind == "int | tuple[int, ...]":
+        parts = re.split("[,x]", value) if isinstance(value, str) and re.search("[,x]", value) else value
+        return tuple(read("int", part) for part in parts) if isinstance(parts, (list, tuple)) else read("int", parts)
+    if kind == "bool":
+        return value if isinstance(value, bool) else {"true": True, "false": False}[str(value).lower()]
+    if kind == "str | float" and isinstance(value, str):
+        return float(value) if re.fullmatch(r"[0-9.]+(e-?[0-9]+)?", value) else value
+    wanted: type | None = {"int": int, "float": float, "str": str}.get(kind)
+    if wanted is None or type(value) is wanted:
+        return value
+    if isinstance(value, (bool, Mapping)) or (wanted is int and isinstance(value, float)):
+        raise TypeError
+    return wanted(value)

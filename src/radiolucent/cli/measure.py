@@ -50,10 +50,10 @@ def measure(
     """Score maps against masks: a table per case, means with 95 % bootstrap intervals, a plot over the layers."""
     from radiolucent import evaluation
     from radiolucent.io.tables import read_names
-    from radiolucent.metrics import from_text
+    from radiolucent.metrics import against_mask
 
     named = {value: name.name for value, name in read_names(names).items()} if names else None
-    chosen = [from_text(text) for text in evaluation.with_thresholds(metric, threshold)]
+    chosen = [against_mask(text) for text in evaluation.with_thresholds(metric, threshold)]
     labels = evaluation.labels_of(label, named)
     found = evaluation.find_maps(maps)
     masks = evaluation.pair([m.case for m in found], mask)
@@ -108,15 +108,28 @@ def _tell(scores: Scores, failed: Mapping[str, Exception], cases: Sequence[str],
         print(f"{len(cases) - len(failed)} of {len(cases)} cases measured")
 
 
-def metrics(as_json: Json = False) -> None:
-    """List the metrics: what each one is, and which direction is better."""
-    from radiolucent.metrics import METRICS, describe, label_of
+def metrics(name: Annotated[str | None, typer.Argument(help="Show one metric whole.")] = None, as_json: Json = False) -> None:
+    """List the metrics (what each is, and which direction is better), or show one whole."""
+    from radiolucent.metrics import KNOWN, METRICS, as_dict, describe, from_dict, label_of
 
-    rows = [{"metric": label_of(kind()), **describe(kind)} for kind in METRICS.values()]
+    if name is not None and name not in KNOWN:
+        from_dict({"metric": name})  # raises, and lists what there is
+    kinds = [KNOWN[name]] if name else list(KNOWN.values())
+    rows: list[dict[str, Any]] = []
+    for kind in kinds:
+        settings = {key: value for key, value in as_dict(kind()).items() if key != "metric"}
+        needs = "a mask" if kind.name in METRICS else "the model"
+        rows.append({"metric": label_of(kind()), **describe(kind), "needs": needs, "settings": settings})
     if as_json:
         print(json.dumps(rows, indent=1))
+    elif name:
+        (row,) = rows
+        listed = ", ".join(f"{key}={value}" for key, value in row["settings"].items()) or "none"
+        about = f"{row['category']}, {row['direction']}, needs {row['needs']}"
+        print(f"{name}: {row['summary']} ({about})\n\n{row['equation']}\n\n{row['meaning']}\n\nSettings: {listed}")
     else:
-        table(["metric", "direction", "what it is"], [[row["metric"], row["direction"], row["summary"]] for row in rows])
+        columns = ["metric", "category", "direction", "needs"]
+        table([*columns, "what it is"], [[str(row[column]) for column in [*columns, "summary"]] for row in rows])
 
 
 def _print(means: Sequence[dict[str, Any]], files: Sequence[Path]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,14 @@ import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput
+from radiolucent.explanation.judged import asking, is_check, row
+from radiolucent.explanation.kinds import check_target
 from radiolucent.explanation.prediction import Prediction
 from radiolucent.explanation.result import Explanation
-from radiolucent.methods import titles, unique_titles
+from radiolucent.methods import unique_titles
+from radiolucent.metrics import label_of
 from radiolucent.metrics.faithfulness import FAITHFULNESS, Check, ask
+from radiolucent.metrics.finding import Finding
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 
@@ -48,10 +51,13 @@ def check(
         batch: how many copies share a pass; 0: as many as fit well.
 
     Returns:
-        rows with method, layer, target, metric, category, value, low and high (the 95 % interval, or bounds: see each
-        check), evaluations and seconds (what the number takes by itself; what several need is shared), and reason ("" or
-        why the value is NaN).
+        rows with method, settings, layer, target, metric, category, better ("higher" or "lower"), value, low and high (the
+        95 % interval, or bounds: see each check), evaluations and seconds (what the number takes by itself; what several
+        need is shared), and reason ("" or why the value is NaN).
     """
+    if isinstance(explanations, Explanation):
+        raise BadInput("a list of explanations", "one", "Give what prediction.explain returned, or [explanation].")
+    check_target(targets)
     names = targets.fix(prediction.output).names(classes)
     maps = {}
     for number, explanation in enumerate(explanations):
@@ -66,9 +72,9 @@ def check(
         maps[number] = _on_model_s_grid(prediction, explanation, names)
     methods = [e.method for e in explanations]
     rows = _rows(prediction, methods, list(maps.values()), targets, checks, names, parcellation, batch)
-    for number, row in enumerate(rows):
-        if row["target"] not in explanations[number * len(explanations) // len(rows)].targets:
-            row["reason"] = "there is no map of this target"
+    for number, each in enumerate(rows):
+        if each["target"] not in explanations[number * len(explanations) // len(rows)].targets:
+            each["reason"] = "there is no map of this target"
     return rows
 
 
@@ -99,33 +105,26 @@ def _rows(
 ) -> list[dict[str, Any]]:
     called = unique_titles(methods)
     slopes = [name for name, method in zip(called, methods, strict=True) if method.unit in SLOPES]
+    kinds = asking(checks)
+    if wrong := [label_of(c) for c in kinds if not is_check(c)]:
+        do = "Those that make maps again are for radiolucent.explanation.examine."
+        raise BadInput(f"checks among {', '.join(FAITHFULNESS)}", ", ".join(wrong), do)
     answers = ask(
         prediction.model,
         prediction.x,
         dict(zip(called, maps, strict=True)),
         targets.fix(prediction.output),
-        [from_name(c) if isinstance(c, str) else c for c in checks],
+        kinds,
         slopes=slopes,
         labels=None if parcellation is None else _labels(prediction, parcellation),
         batch=batch,
     )
+    by_label = {label_of(c): c for c in kinds}
     rows = []
     for a in answers:
-        method = methods[called.index(a.map)]
-        where = {"method": titles(method)[0], "layer": titles(method)[2], "target": names[a.target], "metric": a.check}
-        values = {"category": a.category, "value": a.value, "low": a.low, "high": a.high}
-        rows.append(where | values | {"evaluations": a.evaluations, "seconds": a.seconds, "reason": a.reason})
+        found = Finding(a.value, a.low, a.high, a.reason)
+        rows.append(row(methods[called.index(a.map)], names[a.target], by_label[a.check], found, a.evaluations, a.seconds))
     return rows
-
-
-def from_name(name: str) -> Check:
-    """The check of that name, with its usual settings."""
-    if name not in FAITHFULNESS:
-        close = get_close_matches(name, FAITHFULNESS, n=3)
-        do = f"Did you mean {' or '.join(close)}?" if close else "Correct it."
-        raise BadInput(f"a check among {', '.join(FAITHFULNESS)}", repr(name), do)
-    made: Check = FAITHFULNESS[name]()
-    return made
 
 
 def _on_model_s_grid(prediction: Prediction, explanation: Explanation, names: Sequence[str]) -> Tensor:

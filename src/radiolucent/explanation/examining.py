@@ -1,9 +1,9 @@
-"""Methods examined on one scan: every map made once, then again as its metrics ask for it."""
+"""Methods examined on one scan: every map made once, then judged as it is, and made again as its metrics ask for it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,17 @@ from torch import Tensor, nn
 
 from radiolucent.baselines import BASELINES
 from radiolucent.errors import BadInput
+from radiolucent.explanation.checking import faithful
+from radiolucent.explanation.judged import ASKED, asking, is_check, row
+from radiolucent.explanation.kinds import check_kinds
 from radiolucent.explanation.prediction import Prediction
 from radiolucent.hooks import Cost, costing, evaluating
-from radiolucent.methods import ExpectedGradients, IntegratedGradients, KernelSHAP, at_layers, auto_layer, titles
+from radiolucent.methods import ExpectedGradients, IntegratedGradients, KernelSHAP, at_layers, auto_layer
 from radiolucent.methods.kernelshap import Over
 from radiolucent.methods.smocam import scaled
-from radiolucent.metrics.faithfulness import label_of
-from radiolucent.metrics.remaking import REMAKING, Measured, Remade, RemadeMetric, scores_of
+from radiolucent.metrics.faithfulness import Check
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking import Remade, RemadeMetric, scores_of
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.targets import own_labels
@@ -28,41 +32,69 @@ def examine(
     prediction: Prediction,
     methods: Sequence[Method],
     targets: Target,
-    metrics: Sequence[RemadeMetric | str] = tuple(REMAKING),
+    metrics: Sequence[RemadeMetric | Check | str] = tuple(ASKED),
     *,
     classes: Sequence[str] = (),
     others: Sequence[nn.Module] = (),
     parcellation: Parcellation | None = None,
     spread: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
-    """A row for each method, target and metric.
+    """A row for each method, target and metric: those that make maps again method by method, then the checks of all maps.
 
     Args:
         prediction: what `predict` gave for the scan.
         methods: those to examine; the controls (radiolucent.metrics.RandomMap, EdgeMap) are methods, too.
         targets: all are examined together.
-        metrics: instances or names; default: all of REMAKING.
+        metrics: instances or text, "deletion(over=voxels)"; default: all of FAITHFULNESS and REMAKING.
         classes: names of the classes, for the targets' names.
         others: models that were trained as this one was, from other seeds, for "reproducibility".
-        parcellation: for methods over its regions. spread: the card's, for SMOCAM.
+        parcellation: for methods and checks over its regions. spread: the card's, for SMOCAM.
 
     Returns:
-        rows with method, layer, target, metric, category, value, low and high (the 95 % interval), evaluations and
-        seconds (of the metric, for all targets together; what an earlier metric made already is not counted again) and
-        reason ("" or why the value is NaN). Models and metrics that fail give NaN with the reason, not an error.
+        rows with the columns of `check`; evaluations and seconds of a metric that makes maps again are for all targets
+        together, without what an earlier one made already. Methods, models and metrics that fail give NaN with the
+        reason, not an error.
     """
-    chosen = [_metric(metric) for metric in metrics]
+    check_kinds(methods, targets)
+    if isinstance(others, nn.Module):
+        raise BadInput("a list of other models", type(others).__name__, "Give [model].")
+    chosen = asking(metrics)
+    checks = [metric for metric in chosen if is_check(metric)]
+    remaking = [metric for metric in chosen if not is_check(metric)]
     fixed = targets.fix(prediction.output)
     names = fixed.names(classes)
     rows: list[dict[str, Any]] = []
+    made: dict[Method, Tensor] = {}
     for method in at_layers(methods, prediction.layers, lambda: _auto(prediction, fixed)):
         maps: Remade | Exception
         try:
             maps = remade(prediction, method, targets, others=others, parcellation=parcellation, spread=spread)
         except Exception as error:  # a guest may raise anything
             maps = error
-        rows += examined(method, maps, names, chosen, others)
-    return rows
+        rows += examined(method, maps, names, remaking, others)
+        if isinstance(maps, Remade):
+            made[method] = maps.relevance
+        else:
+            rows += _failed(method, maps, names, checks)
+    return rows + (_checked(prediction, made, targets, checks, classes, parcellation) if made and checks else [])
+
+
+def _checked(
+    prediction: Prediction,
+    made: Mapping[Method, Tensor],
+    targets: Target,
+    checks: Sequence[Check],
+    classes: Sequence[str],
+    parcellation: Parcellation | None,
+) -> list[dict[str, Any]]:
+    """`faithful`'s rows. Where all checks together fail, each is asked alone, so that one does not take the others along."""
+    try:
+        return faithful(prediction, made, targets, checks, classes=classes, parcellation=parcellation)
+    except Exception as error:  # a guest may raise anything, also only on a changed image
+        names = targets.fix(prediction.output).names(classes)
+        if len(checks) == 1:
+            return [each for method in made for each in _failed(method, error, names, checks)]
+        return [each for c in checks for each in _checked(prediction, made, targets, [c], classes, parcellation)]
 
 
 def examined(
@@ -73,15 +105,13 @@ def examined(
     others: Sequence[nn.Module] = (),
 ) -> list[dict[str, Any]]:
     """`examine`'s rows of one method, whose maps there are, or the error instead of them."""
+    if isinstance(maps, Exception):
+        return _failed(method, maps, names, metrics)
     rows = []
-    name, _, layer = titles(method)
     for metric in metrics:
-        found, cost = _measured(metric, maps, others, len(names))
-        spent = {"evaluations": _evaluations(cost), "seconds": round(cost.seconds, 4)}
-        for target, value in zip(names, found, strict=True):
-            where = {"method": name, "layer": layer, "target": target, "metric": label_of(metric), "category": metric.category}
-            ends = {"value": value.value, "low": value.low, "high": value.high}
-            rows.append(where | ends | spent | {"reason": value.reason})
+        found, cost = _measured(metric, maps, others)
+        spent = _evaluations(cost), round(cost.seconds, 4)
+        rows += [row(method, target, metric, value, *spent) for target, value in zip(names, found, strict=True)]
     return rows
 
 
@@ -152,30 +182,26 @@ def _complete_to(method: Method) -> str:
     return method.references if isinstance(method, ExpectedGradients) and method.references in BASELINES else ""
 
 
-def _metric(metric: RemadeMetric | str) -> RemadeMetric:
-    if isinstance(metric, str) and metric in REMAKING:
-        return REMAKING[metric]()
-    if isinstance(metric, (str, type)) or not callable(metric):
-        raise BadInput(f"metrics among {', '.join(REMAKING)}, or instances of them", repr(metric), "Correct it.")
-    return metric
-
-
 def _auto(prediction: Prediction, fixed: Target) -> str:
     return auto_layer(prediction.model, prediction.x, fixed, prediction.output, prediction.layers)
 
 
-def _measured(
-    metric: RemadeMetric, maps: Remade | Exception, others: Sequence[nn.Module], count: int
-) -> tuple[Sequence[Measured], Cost]:
+def _measured(metric: RemadeMetric, maps: Remade, others: Sequence[nn.Module]) -> tuple[Sequence[Finding], Cost]:
     """The metric's values, or NaN with the reason why there are none, and what it cost."""
-    if isinstance(maps, Exception):
-        return [Measured(reason=_words(maps))] * count, Cost(0.0, 0, 0)
     with costing([maps.model, *others], maps.x.device) as cost:
         try:
-            found: Sequence[Measured] = metric(maps)
+            found: Sequence[Finding] = metric(maps)
         except Exception as error:  # a guest may raise anything, also only on a changed image
-            found = [Measured(reason=_words(error))] * count
+            found = [Finding(reason=_words(error))] * len(maps.relevance)
     return found, cost
+
+
+def _failed(
+    method: Method, error: Exception, names: Sequence[str], metrics: Sequence[RemadeMetric | Check]
+) -> list[dict[str, Any]]:
+    """Rows without a value, of a method or metrics that ended in an error."""
+    nothing = Finding(reason=_words(error))
+    return [row(method, target, metric, nothing, 0, 0.0) for metric in metrics for target in names]
 
 
 def _words(error: Exception) -> str:

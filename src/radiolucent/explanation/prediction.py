@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from radiolucent import provenance
 from radiolucent.errors import BadInput, InputWarning
+from radiolucent.explanation.kinds import check_kinds
 from radiolucent.explanation.result import Explanation
 from radiolucent.explanation.slices import located
 from radiolucent.geometry import centre, coarsen, upsample
@@ -92,7 +93,7 @@ class Prediction:
         reason, while the others, and its other targets, go on. `parcellation` is for methods with
         regions="parcellation", `spread` (the card's) for SMOCAM.
         """
-        _check_kinds(methods, targets)
+        check_kinds(methods, targets)
         refuse = failed or _raise
         fixed = targets.fix(self.output)
         names = fixed.names(classes)
@@ -216,18 +217,6 @@ def _compare(scores: Tensor | None, plain: Tensor) -> None:
     if scores is not None and (scores - plain).abs().max() > 1e-2 * plain.abs().max():
         said = f"scores {plain[:, 0].tolist()}, and {scores[:, 0].tolist()} when the maps were made"
         warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=6)
-
-
-def _check_kinds(methods: Any, targets: Any) -> None:
-    """Refuse what is no method or no target at all."""
-    if isinstance(methods, (str, Method)) or not isinstance(methods, Sequence) or not methods:
-        raise BadInput("a list of methods", f"{methods!r:.80}", "For example [GradCAM(), Gradient()].")
-    for method in methods:
-        if isinstance(method, type) or not isinstance(method, Method):
-            do = "Make one, as GradCAM() from radiolucent.methods; radiolucent.METHODS has them by name."
-            raise BadInput("a method with its settings", f"{method!r:.80}", do)
-    if isinstance(targets, type) or not isinstance(targets, Target):
-        raise BadInput("a target", f"{targets!r:.80}", "For example Logits(1), Outputs() or Region(1).")
 
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:

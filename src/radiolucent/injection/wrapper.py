@@ -18,7 +18,7 @@ from radiolucent.injection.choice import Choice
 from radiolucent.injection.making import make_maps
 from radiolucent.injection.maps import TABLE, Maps
 from radiolucent.methods import at_layer, at_layers, auto_layer, from_dict, titles
-from radiolucent.metrics import METRICS, Metric, Part, from_text, measure
+from radiolucent.metrics import METRICS, Metric, Part, against_mask, measure
 from radiolucent.protocols import Method, Target
 from radiolucent.scores import Scores, at_own_label
 from radiolucent.targets import Deciding
@@ -249,7 +249,7 @@ def inject(
     methods = [from_dict({"method": m}) if isinstance(m, str) else m for m in given]
     layers = [layer] if isinstance(layer, str) else layer
     metrics = [metrics] if isinstance(metrics, str) else metrics
-    metrics = [from_text(m) if isinstance(m, str) else m for m in metrics]
+    metrics = [against_mask(m) for m in metrics]
     placed = list(dict.fromkeys(at_layer(m, name) for m in methods for name in layers))
     folder = None if output_dir is None else _folder(Path(output_dir))
     if folder and (folder / TABLE).exists():

@@ -16,6 +16,7 @@ from radiolucent.methods.attentive import CLEAR, AttentiveResponse
 from radiolucent.methods.cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, RespondCAM, SaliencyTubes
 from radiolucent.methods.channels import AblationCAM, ScoreCAM
 from radiolucent.methods.composed import GuidedGradCAM, SmoothGrad, Times
+from radiolucent.methods.controls import CONTROLS, EdgeMap, RandomMap
 from radiolucent.methods.eigen import EigenCAM, EigenGradCAM
 from radiolucent.methods.expected import ExpectedGradients
 from radiolucent.methods.extremal import ExtremalPerturbation
@@ -42,6 +43,7 @@ from radiolucent.methods.rollout import AttentionRollout, GradientRollout
 from radiolucent.methods.slices import SliceAttention, SliceCAM
 from radiolucent.methods.smocam import SmoCAM
 from radiolucent.protocols import Method, Sliced
+from radiolucent.settings import made, read
 
 METHODS: dict[str, type[Any]] = {
     "gradient": Gradient,
@@ -80,7 +82,10 @@ METHODS: dict[str, type[Any]] = {
     "meaningful-perturbation": MeaningfulPerturbation,
 }
 
-_NAMES = {kind: name for name, kind in METHODS.items()}
+_KNOWN = METHODS | CONTROLS
+"""The controls are no methods to choose from, but a recipe may name them."""
+
+_NAMES = {kind: name for name, kind in _KNOWN.items()}
 
 
 def as_dict(method: Method) -> dict[str, Any]:
@@ -96,27 +101,14 @@ def as_dict(method: Method) -> dict[str, Any]:
 def from_dict(values: Mapping[str, Any]) -> Method:
     """The method that `as_dict` described; an unknown name or field is an error that lists the valid ones."""
     name = values.get("method")
-    if not isinstance(name, str) or name not in METHODS:
-        close = get_close_matches(str(name), METHODS, n=3)
+    if not isinstance(name, str) or name not in _KNOWN:
+        close = get_close_matches(str(name), _KNOWN, n=3)
         raise BadInput(
             "a method among " + ", ".join(METHODS),
             repr(name),
             f"Did you mean {' or '.join(close)}?" if close else "See `radiolucent methods`.",
         )
-    kind = METHODS[name]
-    known = {f.name: f for f in fields(kind)}
-    settings: dict[str, Any] = {}
-    for key, value in values.items():
-        if key == "method":
-            continue
-        if key not in known:
-            valid = ", ".join(known) or "none: it has no settings"
-            raise BadInput(f"fields of {name} among: {valid}", repr(key), "Correct the field's name.")
-        settings[key] = _typed(name, known[key], value)
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise BadInput(f"all fields of {name}: {', '.join(known)}", str(error), "Give the missing ones.") from None
+    return made(_KNOWN[name], name, {key: value for key, value in values.items() if key != "method"}, _typed)
 
 
 def from_settings(names: Sequence[str], settings: Sequence[str], layers: Sequence[str]) -> tuple[Method, ...]:
@@ -132,7 +124,7 @@ def from_settings(names: Sequence[str], settings: Sequence[str], layers: Sequenc
         owner, _, name = key.rpartition(".")
         if not equals or not name:
             raise BadInput("a setting as name=value or method.name=value", setting, "For example samples=10.")
-        takers = [owner] if owner else [m for m in values if m in METHODS and name in {f.name for f in fields(METHODS[m])}]
+        takers = [owner] if owner else [m for m in values if m in _KNOWN and name in {f.name for f in fields(_KNOWN[m])}]
         if not takers or any(taker not in values for taker in takers):
             raise BadInput(f"a setting of {', '.join(values)}", setting, "See `radiolucent methods` for their settings.")
         for taker in takers:
@@ -185,33 +177,16 @@ def describe(method: Method | type[Any]) -> dict[str, str]:
     }
 
 
-def _typed(name: str, field: Any, value: Any) -> Any:
-    """`value` as the field's type; a text (from the command line) is read as a number where one is meant."""
-    if field.type == "Method":
+def _typed(kind: str, value: Any) -> Any:
+    """`value` as a field's type; a method within another is its name or its own settings."""
+    if kind == "Method":
         return from_dict(value if isinstance(value, Mapping) else {"method": value})
-    try:
-        return _read(field.type, value)
-    except (TypeError, ValueError, KeyError):
-        raise BadInput(f"{field.type} for the field {field.name} of {name}", repr(value), "Correct the value.") from None
-
-
-def _read(kind: str, value: Any) -> Any:
-    """`value` as a field annotated with `kind`; several numbers are a list, or a text such as "12,12,6"."""
-    if kind == "int | tuple[int, ...]":
-        parts = value.split(",") if isinstance(value, str) and "," in value else value
-        return tuple(_read("int", part) for part in parts) if isinstance(parts, (list, tuple)) else _read("int", parts)
-    if kind == "bool":
-        return value if isinstance(value, bool) else {"true": True, "false": False}[value]
-    wanted: type | None = {"int": int, "float": float, "str": str}.get(kind)
-    if wanted is None or type(value) is wanted:
-        return value
-    if isinstance(value, (bool, Mapping)) or (wanted is int and isinstance(value, float)):
-        raise TypeError
-    return wanted(value)
+    return read(kind, value)
 
 
 __all__ = [
     "CLEAR",
+    "CONTROLS",
     "L2CAF",
     "LRP",
     "METHODS",
@@ -220,6 +195,7 @@ __all__ = [
     "AttentionRollout",
     "AttentiveResponse",
     "DeconvNet",
+    "EdgeMap",
     "EigenCAM",
     "EigenGradCAM",
     "ExpectedGradients",
@@ -238,6 +214,7 @@ __all__ = [
     "LayerCAM",
     "MeaningfulPerturbation",
     "Occlusion",
+    "RandomMap",
     "RespondCAM",
     "SaliencyTubes",
     "ScoreCAM",

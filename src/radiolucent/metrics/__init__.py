@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from difflib import get_close_matches
-from inspect import cleandoc
 from typing import Any
 
 from radiolucent.errors import BadInput
@@ -21,6 +18,7 @@ from radiolucent.metrics.faithfulness import (
     Sufficiency,
     ask,
 )
+from radiolucent.metrics.finding import Undefined
 from radiolucent.metrics.localization import (
     AUROC,
     AveragePrecision,
@@ -32,22 +30,20 @@ from radiolucent.metrics.localization import (
     RankAccuracy,
 )
 from radiolucent.metrics.measuring import rows_of
+from radiolucent.metrics.naming import Kinds, as_dict, describe, label_of, read_dict, read_label
 from radiolucent.metrics.overlap import Dice, IoA, IoU, WeightedIoA
-from radiolucent.metrics.prepared import Inside, Mass, Metric, Part, Score, Undefined
+from radiolucent.metrics.prepared import Inside, Mass, Metric, Part, Score
 from radiolucent.metrics.remaking import (
-    CONTROLS,
     REMAKING,
     AverageSensitivity,
     Completeness,
     ComplexityRise,
-    EdgeMap,
     EffectiveComplexity,
     Entropy,
     Evaluations,
     MaxSensitivity,
     ParameterRandomisation,
     PeakMemory,
-    RandomMap,
     Repeatability,
     Reproducibility,
     RotationContinuity,
@@ -75,6 +71,10 @@ METRICS: dict[str, type[Any]] = {
         AUROC,
     )
 }
+"""Those against a mask: `measure`."""
+
+KNOWN = METRICS | FAITHFULNESS | REMAKING
+"""All, by name. What asks the model again (FAITHFULNESS, REMAKING) is for radiolucent.explanation.examine."""
 
 
 def measure(
@@ -108,57 +108,38 @@ def measure(
     Raises:
         BadInput: a map that is zero everywhere, NaN or infinite; a mask on another grid; labels that are not whole numbers.
     """
-    chosen = [from_text(m) if isinstance(m, str) else m for m in metrics]
+    chosen = [against_mask(m) for m in metrics]
     named = {label_of(m): m for m in chosen}
     if not named:
         raise BadInput("at least one metric", "none", f"Choose among {', '.join(METRICS)}.")
     return rows_of(relevance, mask, named, labels=labels, names=names, part=part, resample=resample)
 
 
-def from_text(text: str) -> Metric:
-    """ "iou", "iou@p95" or "pointing-game@5" as a metric; what stands behind the @ is its one setting."""
-    name, at, value = text.partition("@")
-    if name not in METRICS:
-        close = get_close_matches(name, METRICS, n=3)
-        raise BadInput(
-            "a metric among " + ", ".join(METRICS), repr(name), f"Did you mean {' or '.join(close)}?" if close else "Correct it."
-        )
-    settings = fields(METRICS[name])
-    if not at:
-        return METRICS[name]()
-    if not settings:
-        raise BadInput(f"{name} without a setting", repr(text), f"Write {name}.")
-    try:
-        return METRICS[name](value if settings[0].name == "threshold" else float(value))
-    except ValueError as error:
-        raise error if isinstance(error, BadInput) else BadInput(f"a number after {name}@", repr(value), "Correct it.") from None
+def against_mask(metric: Metric | str) -> Metric:
+    """A metric for `measure`, by its text or as it is."""
+    found: Metric = from_text(metric) if isinstance(metric, str) else metric
+    name = getattr(found, "name", repr(found))
+    if isinstance(found, type) or not callable(found) or name in (FAITHFULNESS | REMAKING):
+        asks = f"{name} asks the model, not a mask: see radiolucent.explanation.examine."
+        do = asks if name in KNOWN and name not in METRICS else "Give its name or an instance."
+        raise BadInput(f"a metric against a mask, among {', '.join(METRICS)}", name, do)
+    return found
 
 
-def label_of(metric: Metric) -> str:
-    """The metric with its setting, as `from_text` reads it: "iou@otsu", "pointing-game"."""
-    value = next((getattr(metric, f.name) for f in fields(metric)), None)  # type: ignore[arg-type]
-    return (
-        metric.name if value in (None, 0) else f"{metric.name}@{value:g}" if isinstance(value, float) else f"{metric.name}@{value}"
-    )
+def from_text(text: str, among: Kinds = KNOWN) -> Any:
+    """A metric by its name, with settings as `label_of` writes them: "iou@p95", "deletion(over=voxels, points=50)"."""
+    return read_label(text, among)
 
 
-def describe(metric: Metric | type[Any]) -> dict[str, str]:
-    """A metric's name, category, direction, one-line summary, equation and meaning, as its docstring gives them."""
-    paragraphs = cleandoc(metric.__doc__ or "").split("\n\n")
-    return {
-        "name": metric.name,
-        "category": metric.category,
-        "direction": "higher is better" if metric.higher_is_better else "lower is better",
-        "summary": " ".join(paragraphs[0].split()),
-        "equation": "\n".join(p for p in paragraphs[1:] if p.startswith("    ")),
-        "meaning": " ".join(" ".join(p.split()) for p in paragraphs[1:] if not p.startswith("    ")),
-    }
+def from_dict(values: Mapping[str, Any], among: Kinds = KNOWN) -> Any:
+    """The metric that `as_dict` described."""
+    return read_dict(values, among)
 
 
 __all__ = [
     "AUROC",
-    "CONTROLS",
     "FAITHFULNESS",
+    "KNOWN",
     "METRICS",
     "REMAKING",
     "ROAD",
@@ -168,7 +149,6 @@ __all__ = [
     "ComplexityRise",
     "Deletion",
     "Dice",
-    "EdgeMap",
     "EffectiveComplexity",
     "EnergyPointingGame",
     "Enrichment",
@@ -191,7 +171,6 @@ __all__ = [
     "Part",
     "PeakMemory",
     "PointingGame",
-    "RandomMap",
     "RankAccuracy",
     "Repeatability",
     "Reproducibility",
@@ -204,8 +183,11 @@ __all__ = [
     "TargetRandomisation",
     "Undefined",
     "WeightedIoA",
+    "against_mask",
+    "as_dict",
     "ask",
     "describe",
+    "from_dict",
     "from_text",
     "label_of",
     "measure",

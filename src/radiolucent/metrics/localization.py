@@ -12,7 +12,8 @@ from scipy.spatial import cKDTree
 
 from radiolucent.errors import BadInput
 from radiolucent.geometry import Array
-from radiolucent.metrics.prepared import Inside, Score, Undefined
+from radiolucent.metrics.finding import Undefined
+from radiolucent.metrics.prepared import Inside, Score
 
 
 @dataclass(frozen=True)

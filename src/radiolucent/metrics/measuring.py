@@ -9,7 +9,8 @@ import numpy as np
 
 from radiolucent.errors import BadInput, warn
 from radiolucent.geometry import Array
-from radiolucent.metrics.prepared import Mass, Metric, Part, Score, Undefined, insides
+from radiolucent.metrics.finding import Undefined
+from radiolucent.metrics.prepared import Mass, Metric, Part, Score, insides
 from radiolucent.volume import Volume
 
 _MOST_LABELS = 256

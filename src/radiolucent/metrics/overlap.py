@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from radiolucent.metrics.prepared import Inside, Score, Undefined, excess
+from radiolucent.metrics.finding import Undefined
+from radiolucent.metrics.prepared import Inside, Score, excess
 from radiolucent.metrics.thresholds import cut, parse
 
 

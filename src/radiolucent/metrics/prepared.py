@@ -16,10 +16,6 @@ from radiolucent.volume import Volume
 Part = Literal["positive", "absolute"]
 
 
-class Undefined(Exception):
-    """A metric has no value here; the message says why. `measure` writes NaN with this reason, never 0."""
-
-
 class Score(NamedTuple):
     """A metric's value, and the threshold (in the map's unit) that it was found at, where there is one."""
 

@@ -8,7 +8,8 @@ import re
 import numpy as np
 
 from radiolucent.errors import BadInput
-from radiolucent.metrics.prepared import Mass, Undefined
+from radiolucent.metrics.finding import Undefined
+from radiolucent.metrics.prepared import Mass
 
 _BINS = 256
 

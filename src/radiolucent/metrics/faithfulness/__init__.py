@@ -3,12 +3,14 @@
 from typing import Any
 
 from radiolucent.metrics.faithfulness.asking import Answer, Asked, ask
+from radiolucent.metrics.faithfulness.changed import Witness
 from radiolucent.metrics.faithfulness.correlation import FaithfulnessCorrelation
 from radiolucent.metrics.faithfulness.curves import Deletion, Insertion, Monotonicity, Sufficiency
-from radiolucent.metrics.faithfulness.findings import Check, Claim, Finding, Witness, label_of
+from radiolucent.metrics.faithfulness.findings import Check, Claim
 from radiolucent.metrics.faithfulness.infidelity import Infidelity
 from radiolucent.metrics.faithfulness.monotonicity import MonotonicityCorrelation
 from radiolucent.metrics.faithfulness.road import ROAD
+from radiolucent.metrics.finding import Finding
 
 FAITHFULNESS: dict[str, type[Any]] = {
     kind.name: kind
@@ -41,5 +43,4 @@ __all__ = [
     "Sufficiency",
     "Witness",
     "ask",
-    "label_of",
 ]

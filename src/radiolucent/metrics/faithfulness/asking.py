@@ -15,9 +15,10 @@ from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.hooks import evaluating
 from radiolucent.metrics.faithfulness.changed import Changed, Cubes
-from radiolucent.metrics.faithfulness.findings import Asking, Check, Claim, Finding, label_of
+from radiolucent.metrics.faithfulness.findings import Asking, Check, Claim
 from radiolucent.metrics.faithfulness.units import AXES, Units
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import Finding, Undefined
+from radiolucent.metrics.naming import label_of
 from radiolucent.protocols import Target
 from radiolucent.scoring import VOXELS, in_chunks, scoring, share
 from radiolucent.settings import per_axis
@@ -104,9 +105,6 @@ class Asked:
                 self.said[new[i]], self.seconds[new[i]] = scores, seconds
 
 
-NONE = Finding(math.nan, math.nan, math.nan)
-
-
 @dataclass
 class _Job:
     """One check of one map of one target, on its way."""
@@ -118,8 +116,7 @@ class _Job:
     wants: Sequence[Changed] = ()
     used: dict[Changed, None] = field(default_factory=dict)
     running: Asking | None = None
-    finding: Finding = NONE
-    reason: str = ""
+    finding: Finding = field(default_factory=Finding)
     seconds: float = 0.0
 
     def go(self, asked: Asked) -> None:
@@ -127,9 +124,8 @@ class _Job:
         start = time.perf_counter()
         try:
             if self.running is None:
-                self.reason = self.claim.says_nothing
-                if self.reason:
-                    return
+                if self.claim.says_nothing:
+                    raise Undefined(self.claim.says_nothing)
                 self.running = self.metric(self.claim, asked)
                 self.wants = next(self.running)
             else:
@@ -140,15 +136,15 @@ class _Job:
         except StopIteration as end:
             self.finding, self.wants = end.value, ()
         except Undefined as why:
-            self.reason, self.wants = str(why), ()
+            self.finding, self.wants = Finding(reason=str(why)), ()
         finally:
             self.seconds += time.perf_counter() - start
 
     def answer(self, asked: Asked) -> Answer:
         seconds = self.seconds + sum(asked.seconds[c] for c in self.used)
-        found, metric = self.finding, self.metric
-        values = found.value, found.low, found.high, len(self.used), round(seconds, 4), self.reason, found.shares, found.scores
-        return Answer(self.map, self.claim.target, self.check, metric.category, *values)
+        about, found = (self.map, self.claim.target, self.check, self.metric.category), self.finding
+        spent = len(self.used), round(seconds, 4)
+        return Answer(*about, found.value, found.low, found.high, *spent, found.reason, found.shares, found.scores)
 
 
 def ask(

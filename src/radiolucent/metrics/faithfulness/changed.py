@@ -18,8 +18,8 @@ from radiolucent.metrics.faithfulness.units import Units
 Cubes = int | tuple[int, ...]
 
 
-class Scene(Protocol):
-    """The image x (1, c, *grid) with what a copy of it is made from."""
+class Witness(Protocol):
+    """The model on one image x (1, c, *grid), as a check sees it: what changed copies of the image are made from."""
 
     x: Tensor
 
@@ -35,7 +35,7 @@ class Scene(Protocol):
 class Changed(Hashable, Protocol):
     """How a copy differs from the image."""
 
-    def of(self, scene: Scene) -> Tensor:
+    def of(self, witness: Witness) -> Tensor:
         """The copy, (1, c, *grid)."""
         ...
 
@@ -44,8 +44,8 @@ class Changed(Hashable, Protocol):
 class Unchanged:
     """The image itself."""
 
-    def of(self, scene: Scene) -> Tensor:
-        return scene.x.clone()
+    def of(self, witness: Witness) -> Tensor:
+        return witness.x.clone()
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Gone:
 
     baseline: str
 
-    def of(self, scene: Scene) -> Tensor:
-        return scene.reference(self.baseline).clone()
+    def of(self, witness: Witness) -> Tensor:
+        return witness.reference(self.baseline).clone()
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class Drawn:
         generator = np.random.default_rng((self.seed, self.number))
         return torch.from_numpy(generator.choice(units.count, self.size, replace=False, shuffle=False))
 
-    def of(self, scene: Scene) -> Tensor:
-        units = scene.units(self.over, self.cubes)
-        return _hidden(scene, units.where(self.members(units)), self.baseline)
+    def of(self, witness: Witness) -> Tensor:
+        units = witness.units(self.over, self.cubes)
+        return _hidden(witness, units.where(self.members(units)), self.baseline)
 
 
 class Order:
@@ -111,9 +111,9 @@ class Top:
     count: int
     alone: bool
 
-    def of(self, scene: Scene) -> Tensor:
-        first = scene.units(self.over, self.cubes).where(self.order.ranked[: self.count])
-        return _hidden(scene, ~first if self.alone else first, self.baseline)
+    def of(self, witness: Witness) -> Tensor:
+        first = witness.units(self.over, self.cubes).where(self.order.ranked[: self.count])
+        return _hidden(witness, ~first if self.alone else first, self.baseline)
 
 
 def without(over: str, cubes: Cubes, baseline: str, order: Order, count: int) -> Changed:
@@ -126,5 +126,5 @@ def only(over: str, cubes: Cubes, baseline: str, order: Order, count: int) -> Ch
     return Gone(baseline) if not count else Unchanged() if count == len(order) else Top(over, cubes, baseline, order, count, True)
 
 
-def _hidden(scene: Scene, where: Tensor, baseline: str) -> Tensor:
-    return baselines.hide(scene.x, where.to(scene.x.device), scene.reference(baseline))
+def _hidden(witness: Witness, where: Tensor, baseline: str) -> Tensor:
+    return baselines.hide(witness.x, where.to(witness.x.device), witness.reference(baseline))

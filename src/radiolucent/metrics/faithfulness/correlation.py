@@ -10,10 +10,10 @@ from torch import Tensor
 
 from radiolucent import baselines
 from radiolucent.errors import BadInput
-from radiolucent.metrics.faithfulness.changed import Drawn, Unchanged
-from radiolucent.metrics.faithfulness.findings import Asking, Claim, Finding, Witness, correlation, drops, fisher, looks
+from radiolucent.metrics.faithfulness.changed import Drawn, Unchanged, Witness
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, correlation, drops, fisher, looks
 from radiolucent.metrics.faithfulness.units import OVER, Units
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import Finding, Undefined
 from radiolucent.settings import among, at_least
 
 
@@ -67,8 +67,9 @@ class FaithfulnessCorrelation(RandomSubsets):
     does to the network, and low for a true map of a saturated or interacting score, of which no sum is true.
 
     The interval is Fisher's z over the subsets: about this map, whose own value over all subsets is off 0 by about one over
-    the root of the number of units where it is noise. There is none where fewer than four subsets exist. The standard
-    error for `error` is (1 - F^2) / sqrt(n - 3).
+    the root of the number of units where it is noise. There is none where fewer than four subsets exist. It is too narrow
+    where a few units hold most of the relevance and of the score (in simulations of linear models it held the truth in 94 %
+    for normal, 83 % for very skewed maps). The standard error for `error` is (1 - F^2) / sqrt(n - 3).
     """
 
     name = "faithfulness-correlation"

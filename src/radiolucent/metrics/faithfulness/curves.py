@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from radiolucent import baselines
-from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Gone, Order, Unchanged, only, without
-from radiolucent.metrics.faithfulness.findings import LEVEL, Asking, Claim, Finding, Witness, area, rounding
+from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Gone, Order, Unchanged, Witness, only, without
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, area, rounding
 from radiolucent.metrics.faithfulness.units import OVER
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import LEVEL, Finding, Undefined
 from radiolucent.settings import among, at_least
 
 Step = Callable[[str, Cubes, str, Order, int], Changed]
@@ -119,8 +119,9 @@ class Sufficiency(Ordered):
         Suff = mean_q ( S(x) - S(only the q most relevant units) ),    q = 5, 10, 20, 50 %, S as in `relative`
 
     Lower is better, 0 where they carry all of the score, below 0 where the rest speaks against it. The four copies are
-    points of Insertion's curve, which has them already. Another measure of the same name (Dasgupta et al., ICML 2022; that
-    of Quantus and LATEC) compares the predictions of cases with like maps, and asks nothing about one case.
+    points of Insertion's curve, which has them already; the paper's 1 % is none, and in cubes hardly one unit.
+    Another measure of the same name (Dasgupta et al., ICML 2022; that of Quantus and LATEC) compares the predictions of
+    cases with like maps, and asks nothing about one case.
 
     Without chance: low and high are the least and the most of the four.
     """
@@ -136,14 +137,14 @@ class Sufficiency(Ordered):
         S = yield [Unchanged(), Gone(self.baseline), *(only(self.over, self.cubes, self.baseline, order, k) for k in counts)]
         whole, *rest = self.scaled(torch.cat([S[:1], S[2:]]), S[0], S[1]).tolist()
         missing = [whole - score for score in rest]
-        return Finding(sum(missing) / len(missing), min(missing), max(missing), self.shares, tuple(rest))
+        return Finding(sum(missing) / len(missing), min(missing), max(missing), shares=self.shares, scores=tuple(rest))
 
 
 @dataclass(frozen=True)
 class Monotonicity(Ordered):
     """Share of steps in which the score goes the way of the relevance that comes (after Arya et al., arXiv 1909.03012).
 
-        M = 1/K sum_k [ sign(r_k) (S_k - S_{k-1}) >= 0 ],    r_k the relevance of the k-th step's units
+        M = 1/K sum_k [ sign(r_k) (S_k - S_{k-1}) >= 0 ],    r_k the relevance of the k-th step's units, sign(0) = 1
 
     The units come into the baseline from the lowest relevance to the highest. Higher is better; half of the steps go right
     by chance. Of a map without negative values the score must rise at each step: M is 1 where Arya's monotonicity (and
@@ -168,7 +169,7 @@ class Monotonicity(Ordered):
         signs = torch.tensor([-1.0 if r < 0 else 1.0 for r in sums], dtype=S.dtype)
         right = int((signs * S.diff() >= -rounding(S)).sum())
         shares = tuple(k / n for k in shown)
-        return Finding(right / len(sums), *wilson(right, len(sums)), shares, tuple(S.tolist()))
+        return Finding(right / len(sums), *wilson(right, len(sums)), shares=shares, scores=tuple(S.tolist()))
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, fields
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Order
+from radiolucent.metrics.faithfulness.changed import Changed, Order, Witness
 from radiolucent.metrics.faithfulness.units import Units
-from radiolucent.metrics.prepared import Undefined
-
-LEVEL = 0.95
-"""Of all intervals."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A value with its interval; of a check along a curve also where (share of the units) the score was what."""
-
-    value: float
-    low: float
-    high: float
-    shares: tuple[float, ...] = ()
-    scores: tuple[float, ...] = ()
+from radiolucent.metrics.finding import LEVEL, Finding, Undefined, unfit
 
 
 class Claim:
@@ -58,23 +43,7 @@ class Claim:
     @cached_property
     def says_nothing(self) -> str:
         """Why no check of this map has a value, or nothing."""
-        if not self.relevance.isfinite().all():
-            return "the map is NaN or infinite in places"
-        return "" if self.relevance.amin() < self.relevance.amax() else "the map is the same everywhere"
-
-
-class Witness(Protocol):
-    """The model on one image, as a check sees it."""
-
-    x: Tensor
-
-    def units(self, over: str, cubes: Cubes) -> Units:
-        """What is hidden together."""
-        ...
-
-    def reference(self, baseline: str) -> Tensor:
-        """What it is hidden by, (1, c, *grid)."""
-        ...
+        return unfit(self.relevance)
 
 
 Asking = Generator[Sequence[Changed], Tensor, Finding]
@@ -96,12 +65,6 @@ class Check(Protocol):
     def __call__(self, claim: Claim, witness: Witness) -> Asking:
         """Asks in rounds; raises Undefined where there is no value."""
         ...
-
-
-def label_of(check: Any) -> str:
-    """The check's name with the settings that are not its usual ones: "deletion(over=voxels, points=50)"."""
-    own = [f"{f.name}={getattr(check, f.name)}" for f in fields(check) if getattr(check, f.name) != f.default]
-    return check.name + (f"({', '.join(own)})" if own else "")
 
 
 def looks(samples: int, error: float) -> Sequence[int]:
@@ -144,4 +107,4 @@ def area(shares: Sequence[float], scores: Sequence[float]) -> Finding:
     width, y = np.diff(shares), np.asarray(scores, np.float64)
     ends = np.stack([y[:-1], y[1:]])
     low, value, high = (float((width * side).sum() / width.sum()) for side in (ends.min(0), ends.mean(0), ends.max(0)))
-    return Finding(value, low, high, tuple(map(float, shares)), tuple(map(float, y)))
+    return Finding(value, low, high, shares=tuple(map(float, shares)), scores=tuple(map(float, y)))

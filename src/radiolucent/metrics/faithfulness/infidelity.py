@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radiolucent.metrics.faithfulness.changed import Changed, Drawn, Scene, Unchanged
+from radiolucent.metrics.faithfulness.changed import Changed, Drawn, Unchanged, Witness
 from radiolucent.metrics.faithfulness.correlation import RandomSubsets
-from radiolucent.metrics.faithfulness.findings import LEVEL, Asking, Claim, Finding, Witness, drops, looks
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, drops, looks
 from radiolucent.metrics.faithfulness.units import Units
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import LEVEL, Finding, Undefined
 from radiolucent.settings import at_least
 from radiolucent.statistics import bootstrap
 
@@ -27,12 +27,13 @@ class Noisy:
 
     def change(self, x: Tensor) -> Tensor:
         """I (1, c, *grid)."""
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + self.number)
+        generator = np.random.default_rng((self.seed, self.number))
         sigma = x.flatten(2).std(2, unbiased=False).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
-        return torch.randn(x.shape, generator=generator).to(x) * sigma * self.spread
+        drawn = torch.from_numpy(generator.standard_normal(tuple(x.shape), np.float32)).to(x)
+        return drawn * sigma * self.spread
 
-    def of(self, scene: Scene) -> Tensor:
-        return scene.x - self.change(scene.x)
+    def of(self, witness: Witness) -> Tensor:
+        return witness.x - self.change(witness.x)
 
 
 @dataclass(frozen=True)

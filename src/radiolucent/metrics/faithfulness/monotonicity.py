@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from radiolucent import baselines
-from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Scene, Unchanged
-from radiolucent.metrics.faithfulness.findings import Asking, Claim, Finding, Witness, correlation, drops, fisher, looks
+from radiolucent.metrics.faithfulness.changed import Changed, Cubes, Unchanged, Witness
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, correlation, drops, fisher, looks
 from radiolucent.metrics.faithfulness.units import OVER
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import Finding, Undefined
 from radiolucent.settings import among, at_least
 
 
@@ -27,11 +27,11 @@ class Unknown:
     seed: int
     number: int
 
-    def of(self, scene: Scene) -> Tensor:
-        x = scene.x
-        where = scene.units(self.over, self.cubes).where(torch.tensor([self.unit])).to(x.device)
+    def of(self, witness: Witness) -> Tensor:
+        x = witness.x
+        where = witness.units(self.over, self.cubes).where(torch.tensor([self.unit])).to(x.device)
         if self.baseline != "noise":
-            return baselines.hide(x, where, scene.reference(self.baseline))
+            return baselines.hide(x, where, witness.reference(self.baseline))
         low, high = (end.reshape(*x.shape[:2], *[1] * (x.ndim - 2)) for end in torch.aminmax(x.flatten(2), dim=2))
         generator = np.random.default_rng((self.seed, self.unit, self.number))
         drawn = torch.from_numpy(generator.random(tuple(x.shape), np.float32)).to(x)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from radiolucent.metrics.faithfulness.changed import Cubes, Gone, Order, Scene, Unchanged
+from radiolucent.metrics.faithfulness.changed import Cubes, Gone, Order, Unchanged, Witness
 from radiolucent.metrics.faithfulness.curves import Ordered
-from radiolucent.metrics.faithfulness.findings import Asking, Claim, Witness, area
+from radiolucent.metrics.faithfulness.findings import Asking, Claim, area
 from radiolucent.metrics.faithfulness.imputation import impute
-from radiolucent.metrics.prepared import Undefined
+from radiolucent.metrics.finding import Undefined
 from radiolucent.settings import at_least
 
 
@@ -27,9 +27,9 @@ class Imputed:
     noise: float
     seed: int
 
-    def of(self, scene: Scene) -> Tensor:
-        x = scene.x
-        gone = scene.units(self.over, self.cubes).where(self.order.ranked[: self.count]).to(x.device)
+    def of(self, witness: Witness) -> Tensor:
+        x = witness.x
+        gone = witness.units(self.over, self.cubes).where(self.order.ranked[: self.count]).to(x.device)
         generator = np.random.default_rng((self.seed, self.count))
         drawn = torch.from_numpy(generator.standard_normal(tuple(x.shape), np.float32)).to(x)
         sigma = x.flatten(2).std(2, unbiased=False).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
@@ -40,7 +40,9 @@ class Imputed:
 class ROAD(Ordered):
     """Mean score with the most relevant units filled from their neighbours (Rong et al., ICML 2022, "noisy linear imputation").
 
-        ROAD = mean_q S(x with its q most relevant units imputed),    q = 1/(n+1), ..., n/(n+1) of the units, n = `points`
+        ROAD = 1/(b-a) int_a^b S(x with its q most relevant units imputed) dq,    a = 1/(n+1), b = n/(n+1), n = `points`
+
+    q is a share of the units; at none and all of them there is nothing to impute, or nothing to impute from.
 
     Lower is better (the paper's order "most relevant first"). Each voxel that goes becomes the weighted mean of its
     neighbours (see impute; in a volume of 26), plus normal noise of `noise` standard deviations of its channel, so that

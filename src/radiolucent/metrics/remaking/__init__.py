@@ -4,9 +4,8 @@ from typing import Any
 
 from radiolucent.metrics.remaking.completeness import Completeness
 from radiolucent.metrics.remaking.complexity import EffectiveComplexity, Entropy, Sparseness
-from radiolucent.metrics.remaking.controls import CONTROLS, EdgeMap, RandomMap
 from radiolucent.metrics.remaking.efficiency import Evaluations, PeakMemory, Seconds
-from radiolucent.metrics.remaking.maps import Again, Measured, Remade, RemadeMetric, scores_of
+from radiolucent.metrics.remaking.maps import Again, Remade, RemadeMetric, scores_of
 from radiolucent.metrics.remaking.randomisation import ComplexityRise, ParameterRandomisation, TargetRandomisation
 from radiolucent.metrics.remaking.repeating import Repeatability, Reproducibility
 from radiolucent.metrics.remaking.robustness import AverageSensitivity, MaxSensitivity, RotationContinuity, ShiftContinuity
@@ -34,21 +33,17 @@ REMAKING: dict[str, type[Any]] = {
 }
 
 __all__ = [
-    "CONTROLS",
     "REMAKING",
     "Again",
     "AverageSensitivity",
     "Completeness",
     "ComplexityRise",
-    "EdgeMap",
     "EffectiveComplexity",
     "Entropy",
     "Evaluations",
     "MaxSensitivity",
-    "Measured",
     "ParameterRandomisation",
     "PeakMemory",
-    "RandomMap",
     "Remade",
     "RemadeMetric",
     "Repeatability",

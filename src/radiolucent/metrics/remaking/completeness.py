@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from radiolucent import baselines
-from radiolucent.metrics.remaking.maps import Measured, Remade, exact
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, exact
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class Completeness:
     category = "axiomatic"
     higher_is_better = False
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         if not maps.baseline:
-            return [Measured(reason="the method does not promise that its map adds up")] * len(maps.relevance)
+            return [Finding(reason="the method does not promise that its map adds up")] * len(maps.relevance)
         promised = maps.score(maps.x) - maps.score(baselines.baseline(maps.baseline, maps.x))
         found = []
         for t, whole in enumerate(promised[:, 0].tolist()):

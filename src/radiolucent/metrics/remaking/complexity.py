@@ -13,17 +13,19 @@ import torch
 from torch import Tensor
 
 from radiolucent.errors import BadInput
-from radiolucent.metrics.remaking.maps import Measured, Remade, exact
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, exact
 
 
 @dataclass(frozen=True)
 class EffectiveComplexity:
-    """The share of values above a threshold relative to the largest (Agg2Exp; Nguyen & Martinez, arXiv 2007.07584).
+    """The share of values above a threshold relative to the largest (Agg2Exp; so called by Quantus).
 
         EC = |{i : a[i] > threshold * max a}| / n
 
     Lower is better: less to look at. `threshold` is 0.1 in Agg2Exp. Blind to how far above it a value is, and led by the
-    single largest value: one hot voxel makes any map "simple". Quantus gives the number, not the share.
+    single largest value: one hot voxel makes any map "simple". Quantus gives the number, not the share. What Nguyen and
+    Martinez (arXiv 2007.07584) call so asks the model how few values suffice, as `sufficiency` does here.
     """
 
     threshold: float = 0.1
@@ -36,7 +38,7 @@ class EffectiveComplexity:
         if not 0 <= float(self.threshold) < 1:
             raise BadInput("a threshold from 0 to below 1, as a share of the largest value", repr(self.threshold), "0.1 is usual.")
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, lambda a: float((a > self.threshold * a.max()).double().mean()))
 
 
@@ -54,7 +56,7 @@ class Entropy:
     category = "complexity"
     higher_is_better = False
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, lambda a: float(torch.special.entr(a / a.sum()).sum()))
 
 
@@ -72,7 +74,7 @@ class Sparseness:
     category = "complexity"
     higher_is_better = True
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, _gini)
 
 
@@ -82,7 +84,7 @@ def _gini(a: Tensor) -> float:
     return float(((2 * rank - n - 1) * a.sort().values).sum() / (n * a.sum()))
 
 
-def _each(maps: Remade, formula: Callable[[Tensor], float]) -> list[Measured]:
+def _each(maps: Remade, formula: Callable[[Tensor], float]) -> list[Finding]:
     """The formula of each target's a, of which the largest is 1: no number is too small for it."""
     found = []
     for t, reason in enumerate(maps.unfit):

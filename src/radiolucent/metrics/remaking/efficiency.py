@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from radiolucent.metrics.remaking.maps import Measured, Remade, exact
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, exact
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Seconds:
     category = "efficiency"
     higher_is_better = False
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _cost(maps, None if maps.cost is None else maps.cost.seconds)
 
 
@@ -38,7 +39,7 @@ class Evaluations:
     category = "efficiency"
     higher_is_better = False
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         cost = maps.cost
         return _cost(maps, None if cost is None or cost.forwards is None else cost.forwards + (cost.backwards or 0))
 
@@ -56,11 +57,11 @@ class PeakMemory:
     category = "efficiency"
     higher_is_better = False
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _cost(maps, None if maps.cost is None else maps.cost.peak_mib)
 
 
-def _cost(maps: Remade, value: float | None) -> list[Measured]:
+def _cost(maps: Remade, value: float | None) -> list[Finding]:
     """The same for all targets, which were made together."""
     return [exact(math.nan if value is None else float(value), "it was not measured" if value is None else "")] * len(
         maps.relevance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from scipy.special import stdtrit
@@ -13,20 +13,7 @@ from torch import Tensor, nn
 
 from radiolucent.errors import BadInput
 from radiolucent.hooks import Cost, evaluating
-
-LEVEL = 0.95
-
-
-class Measured(NamedTuple):
-    """A metric's value for one target, the ends of its 95 % interval, and the `reason` where there is no value.
-
-    A number in which there is no chance is its own interval; NaN ends say that none is known.
-    """
-
-    value: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    reason: str = ""
+from radiolucent.metrics.finding import LEVEL, Finding, unfit
 
 
 class Again(Protocol):
@@ -89,7 +76,7 @@ class RemadeMetric(Protocol):
     category: str
     higher_is_better: bool
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         """One for each target."""
         ...
 
@@ -105,28 +92,21 @@ def scores_of(model: nn.Module, targets: Any) -> Callable[..., Tensor]:
     return score
 
 
-def unfit(row: Tensor) -> str:
-    """Why the map of one target says nothing, or ""."""
-    if not row.isfinite().all():
-        return "the map is NaN or infinite in places"
-    return "" if row.min() < row.max() else "the map is the same everywhere"
-
-
-def exact(value: float, reason: str = "") -> Measured:
+def exact(value: float, reason: str = "") -> Finding:
     """A number without chance; NaN with its reason."""
     if reason or not math.isfinite(value):
-        return Measured(reason=reason or "it is not finite")
-    return Measured(value, value, value)
+        return Finding(reason=reason or "it is not finite")
+    return Finding(value, value, value)
 
 
-def average(values: Tensor) -> Measured:
+def average(values: Tensor) -> Finding:
     """The mean of independent draws with Student's interval for it; no interval of a single one."""
     n = len(values)
     value = float(values.mean())
     if n < 2:
-        return Measured(value)
+        return Finding(value)
     reach = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * float(values.std()) / math.sqrt(n)
-    return Measured(value, value - reach, value + reach)
+    return Finding(value, value - reach, value + reach)
 
 
 def changes(first: Tensor, second: Tensor) -> Tensor:

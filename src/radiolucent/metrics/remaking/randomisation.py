@@ -12,7 +12,8 @@ from scipy.special import entr
 from torch import Tensor
 
 from radiolucent.hooks import groups, randomised, weighted
-from radiolucent.metrics.remaking.maps import Measured, Remade, average, exact
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, average, exact
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import ANY_SEED, among, at_least, yes_or_no
 
@@ -29,6 +30,7 @@ class ParameterRandomisation:
     ("bottom-up", which Hedström et al., 2024, find fairer: it keeps no trained part near the image) or each group alone
     ("independent"), in `steps` groups of equal size (0: layer by layer, as in the paper; 1: all at once). `similarity` is
     spearman or ssim; `draws` times with other random weights, whose interval it is. `curve` has each step.
+    One that changes neither scores nor maps is left out: its layers are not used (a head for training, another task's).
 
     Lower is better, about 0 for a map that depends on what was learned; 1 is a map that does not look at the weights.
     The size of the similarity counts, since a random last layer may turn all signs and leave the picture as it was. With
@@ -53,28 +55,31 @@ class ParameterRandomisation:
         among(self, order=ORDERS, similarity=SIMILARITIES)
         yes_or_no(self, "absolute")
 
-    def __call__(self, maps: Remade) -> list[Measured]:
-        curves = torch.stack([self._similarities(maps, draw) for draw in range(self.draws)])  # (draws, steps, t)
-        return [_said(maps, t, average(curves[..., t].abs().mean(1)), curves[..., t]) for t in range(len(maps.relevance))]
+    def __call__(self, maps: Remade) -> list[Finding]:
+        draws = [[row.abs() for row in self._similarities(maps, draw) if row is not None] for draw in range(self.draws)]
+        nothing = torch.full((len(maps.relevance),), math.nan, dtype=torch.float64)
+        means = torch.stack([torch.stack(rows).mean(0) if rows else nothing for rows in draws])  # (draws, t)
+        return [_said(maps, t, average(own), own) for t, own in enumerate(means.T)]
 
     def curve(self, maps: Remade) -> list[tuple[list[str], list[float]]]:
-        """Each step: the layers that became random at it, and each target's similarity, with its sign."""
-        rows = self._similarities(maps, 0).tolist()
+        """Each step: the layers that became random at it, and each target's similarity, with its sign; NaN if left out."""
+        nothing = [math.nan] * len(maps.relevance)
+        rows = [nothing if row is None else row.tolist() for row in self._similarities(maps, 0)]
         return list(zip(self._groups(maps), rows, strict=True))
 
     def _groups(self, maps: Remade) -> list[list[str]]:
         names = _layers(maps)
         return groups(names if self.order == "bottom-up" else names[::-1], self.steps)
 
-    def _similarities(self, maps: Remade, draw: int) -> Tensor:
-        """(steps, t)."""
+    def _similarities(self, maps: Remade, draw: int) -> list[Tensor | None]:
+        """For each step that of each target (t), or None where the step changed nothing."""
         steps = self._groups(maps)
-        rows = []
+        rows: list[Tensor | None] = []
         for k, group in enumerate(steps):
             layers = group if self.order == "independent" else [name for part in steps[: k + 1] for name in part]
             again = _randomised_map(maps, layers, self.seed + draw)
-            rows.append(similarities(self.similarity, maps.relevance, again, self.absolute))
-        return torch.stack(rows) if rows else torch.full((1, len(maps.relevance)), math.nan, dtype=torch.float64)
+            rows.append(None if again is None else similarities(self.similarity, maps.relevance, again, self.absolute))
+        return rows
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,12 @@ class ComplexityRise:
     def __post_init__(self) -> None:
         at_least(self, bins=2, draws=1, seed=ANY_SEED)
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         layers = _layers(maps)
         trained = self._entropies(maps.relevance)
         draws = [_randomised_map(maps, layers, self.seed + draw) for draw in range(self.draws)]
-        rises = torch.stack([(self._entropies(again) - trained) / trained for again in draws])
+        nothing = torch.full_like(trained, math.nan)
+        rises = torch.stack([nothing if again is None else (self._entropies(again) - trained) / trained for again in draws])
         return [_said(maps, t, average(rises[:, t]), rises[:, t]) for t in range(len(trained))]
 
     def _entropies(self, relevance: Tensor) -> Tensor:
@@ -144,7 +150,7 @@ class TargetRandomisation:
         among(self, similarity=SIMILARITIES)
         yes_or_no(self, "absolute")
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         R = maps.relevance
         found = []
         for t in range(len(R)):
@@ -155,15 +161,18 @@ class TargetRandomisation:
         return found
 
 
-def _randomised_map(maps: Remade, layers: Sequence[str], seed: int) -> Tensor:
-    """The maps by the model in which these layers are random; where all are, made once for all metrics."""
+def _randomised_map(maps: Remade, layers: Sequence[str], seed: int) -> Tensor | None:
+    """The maps by the model in which these layers are random; where all are, made once for all metrics.
 
-    def make() -> Tensor:
+    None where neither scores nor maps changed: the layers are not used, or something holds on to the trained weights, so
+    that a verdict about the method would be one about the copy.
+    """
+
+    def make() -> Tensor | None:
         other = randomised(maps.model, layers, seed)
         again = maps.again(maps.x, model=other)
         if torch.equal(again, maps.relevance) and torch.equal(maps.score(maps.x, other), maps.score(maps.x)):
-            # Something holds on to the trained weights: a verdict about the method would be one about the copy.
-            return torch.full_like(again, math.nan)
+            return None
         return again
 
     return maps.once(("random", seed), make) if len(layers) == len(_layers(maps)) else make()
@@ -174,10 +183,10 @@ def _layers(maps: Remade) -> list[str]:
     return maps.once("layers", lambda: weighted(maps.model, maps.x))
 
 
-def _said(maps: Remade, t: int, value: Measured, of: Tensor) -> Measured:
+def _said(maps: Remade, t: int, value: Finding, of: Tensor) -> Finding:
     weightless = "" if _layers(maps) else "the model has no weights to make random"
     reason = maps.unfit[t] or weightless or _unlike(of)
-    return Measured(reason=reason) if reason else value
+    return Finding(reason=reason) if reason else value
 
 
 def _unlike(alike: Tensor) -> str:

@@ -8,7 +8,8 @@ from itertools import combinations
 
 import torch
 
-from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, average, changes
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import among, at_least
 
@@ -33,12 +34,12 @@ class Repeatability:
     def __post_init__(self) -> None:
         at_least(self, runs=1)
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         rows = torch.stack([changes(maps.relevance, maps.again(maps.x, run=run)) for run in range(1, self.runs + 1)])
         found = []
         for unfit, own in zip(maps.unfit, rows.T, strict=True):
             reason = unfit or ("" if own.isfinite().all() else "a map of another run is NaN or infinite")
-            found.append(Measured(reason=reason) if reason else average(own))
+            found.append(Finding(reason=reason) if reason else average(own))
         return found
 
 
@@ -62,15 +63,15 @@ class Reproducibility:
     def __post_init__(self) -> None:
         among(self, similarity=SIMILARITIES)
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         others = maps.once("others", maps.others) if maps.others else ()
         if not others:
-            return [Measured(reason="there is no other trained model to compare with")] * len(maps.relevance)
+            return [Finding(reason="there is no other trained model to compare with")] * len(maps.relevance)
         pairs = combinations([maps.relevance, *others], 2)
         alike = torch.stack([similarities(self.similarity, a, b, absolute=True) for a, b in pairs])
         found = []
         for unfit, own in zip(maps.unfit, alike.T, strict=True):
             reason = unfit or ("" if own.isfinite().all() else "the map of a model is not finite, or of another grid")
             value = math.nan if reason else float(own.mean())
-            found.append(Measured(value, reason=reason))
+            found.append(Finding(value, reason=reason))
         return found

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
-from radiolucent.metrics.remaking.maps import Measured, Remade, average, changes, exact
+from radiolucent.metrics.finding import Finding
+from radiolucent.metrics.remaking.maps import Remade, average, changes, exact
 from radiolucent.settings import ANY_SEED, at_least, yes_or_no
 
 
@@ -46,7 +47,7 @@ class AverageSensitivity:
     def __post_init__(self) -> None:
         _check(self)
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, _under_noise(maps, self), average)
 
 
@@ -75,7 +76,7 @@ class MaxSensitivity:
     def __post_init__(self) -> None:
         _check(self)
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         return _each(maps, _under_noise(maps, self), _largest)
 
 
@@ -101,10 +102,10 @@ class ShiftContinuity:
     def __post_init__(self) -> None:
         at_least(self, voxels=1)
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         if min(maps.x.shape[2:]) <= 2 * self.voxels:
             reason = f"the image has {min(maps.x.shape[2:])} voxels along an axis: too few for a shift by {self.voxels}"
-            return [Measured(reason=reason)] * len(maps.relevance)
+            return [Finding(reason=reason)] * len(maps.relevance)
         steps = [(axis, sign * self.voxels) for axis in range(2, maps.x.ndim) for sign in (1, -1)]
         moves: list[Callable[[Tensor], Tensor]] = [partial(shifted, axis=axis, voxels=n) for axis, n in steps]
         return _moved(maps, moves, _interior(maps.x.shape[2:], self.voxels))
@@ -134,7 +135,7 @@ class RotationContinuity:
         if not 0 < self.degrees <= 180:
             raise BadInput("a turn by more than 0 and at most 180 degrees", repr(self.degrees), "5.0 is the default.")
 
-    def __call__(self, maps: Remade) -> list[Measured]:
+    def __call__(self, maps: Remade) -> list[Finding]:
         planes = list(combinations(range(2, maps.x.ndim), 2))
         turns = [(plane, sign * self.degrees) for plane in planes for sign in (1, -1)]
         moves: list[Callable[[Tensor], Tensor]] = [partial(turned, plane=plane, degrees=d) for plane, d in turns]
@@ -172,7 +173,7 @@ def _under_noise(maps: Remade, metric: AverageSensitivity | MaxSensitivity) -> T
     )
 
 
-def _moved(maps: Remade, moves: Sequence[Callable[[Tensor], Tensor]], inside: Tensor) -> list[Measured]:
+def _moved(maps: Remade, moves: Sequence[Callable[[Tensor], Tensor]], inside: Tensor) -> list[Finding]:
     """The mean change over the moves, inside a mask of the image's grid."""
     grid = tuple(maps.x.shape[2:])
     inside, own = inside.to(maps.relevance.device), upsample(maps.relevance, grid)
@@ -197,19 +198,19 @@ def _ball(grid: Sequence[int]) -> Tensor:
     return squares <= (min(grid) / 2 - 1) ** 2
 
 
-def _largest(values: Tensor) -> Measured:
+def _largest(values: Tensor) -> Finding:
     value = float(values.max())
-    return Measured(value, value, math.nan)
+    return Finding(value, value, math.nan)
 
 
-def _each(maps: Remade, values: Tensor, summary: Callable[[Tensor], Measured]) -> list[Measured]:
+def _each(maps: Remade, values: Tensor, summary: Callable[[Tensor], Finding]) -> list[Finding]:
     """Each target's value from its changes (samples, t), or the reason why it has none."""
     found = []
     for reason, own in zip(maps.unfit, values.T, strict=True):
         if not reason and not own.isfinite().all():
             bad = int((~own.isfinite()).sum())
             reason = f"{bad} of {len(own)} changed images have a map of another grid, NaN or infinite, or none to compare"
-        found.append(Measured(reason=reason) if reason else summary(own))
+        found.append(Finding(reason=reason) if reason else summary(own))
     return found
 
 

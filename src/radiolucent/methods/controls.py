@@ -60,7 +60,8 @@ class EdgeMap:
         return torch.from_numpy(edges).to(x.device).expand(_count(model, x, targets), *edges.shape).clone()
 
 
-CONTROLS = {"random": RandomMap, "edges": EdgeMap}
+CONTROLS = {"random-map": RandomMap, "edge-map": EdgeMap}
+"""By name, for recipes and rows."""
 
 
 def _count(model: nn.Module, x: Tensor, targets: Target) -> int:
