@@ -13,7 +13,7 @@ import numpy as np
 
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.io import arrays, dicom, image, nifti
-from radiolucent.io.atomic import new_folder, put
+from radiolucent.io.atomic import check_writable, new_folder, put
 from radiolucent.io.dicom import Source as DicomSource
 from radiolucent.io.dicom import is_dicom, write_parametric_map, write_segmentation
 from radiolucent.io.kinds import kind_of, usable
