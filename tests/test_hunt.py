@@ -19,6 +19,7 @@ from radiolucent import BadInput, load
 from radiolucent.cli import app
 from radiolucent.methods import AttentiveResponse
 from radiolucent.models import AnatomyNet
+from radiolucent.provenance import weights_hash
 from radiolucent.study.hunting import Asked, hunt_table, read_cases, shown_first
 
 ARGUMENTS = {"outputs": 2, "channels": [3], "convolutions": 1, "kernel": 1, "norm": False}
@@ -120,6 +121,11 @@ def test_the_command_writes_a_page_with_the_misclassified_first(world: tuple[Pat
         "hunt.json",
     }
     assert len(pd.read_csv(out / "ranking.csv")) == MANY
+    about = json.loads((out / "hunt.json").read_text())
+    assert (about["table"], about["label"], about["target"]) == ("cases.csv", "label", "the class that the network says")
+    assert about["weights_sha256"] == weights_hash(load(model)[0])
+    assert page.count("Yellow is positive, blue negative") == 3, "once in each panel with pictures"
+    assert page.index(">share<") < page.index(">from<") < page.index(">to<") < page.index(">enrichment<"), "the share's interval"
     code, _, error = run(table, "--model", model, "--out", out)
     assert code == 1
     assert "no results yet" in str(error)

@@ -28,9 +28,7 @@ def hunt(
     covariate: Annotated[list[str], typer.Option(help="Column to test, may be repeated; default: all others.")] = [],  # noqa: B006
     method: Annotated[str, typer.Option(help="Method (see `radiolucent methods`).")] = "attentive-response",
     layer: Annotated[str, typer.Option(help="Layer for layer-wise methods; default: the card's.")] = "",
-    set_: Annotated[
-        list[str], typer.Option("--set", help="Setting of the method: n=9. Without one of its own, ranking=score.")
-    ] = [],  # noqa: B006
+    set_: Annotated[list[str], typer.Option("--set", help="Setting of the method: n=9. Default: ranking=score.")] = [],  # noqa: B006
     part: Annotated[Part, typer.Option(help="What counts in a signed map.")] = "positive",
     inverted: Annotated[
         bool, typer.Option(help="Bone is dark in these images: to find it; the model sees them as they are.")
@@ -55,7 +53,7 @@ def hunt(
     with progress(0, as_json) as (say, step):
         found = hunt_table(cases, network, card, asked, say=say, begin=step, step=step)
         say("drawing the page")
-        page = write_hunt(out, found, network, card, asked, pictures=pictures, replace=overwrite)
+        page = write_hunt(out, found, network, card, asked, pictures=pictures, overwrite=overwrite)
     ranking = found.hunt.ranking
     if as_json:
         values = {"cases": len(ranking), "failed": dict(found.failed), "found": verdicts(found), "report": str(page)}

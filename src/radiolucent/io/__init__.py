@@ -162,6 +162,6 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
 
 
 __all__ = [
-    "SUFFIXES", "DicomSource", "is_dicom", "new_folder", "put", "read", "read_channels", "read_labels", "stem", "suffix",
-    "to_nifti", "usable", "write", "write_parametric_map", "write_segmentation",
+    "SUFFIXES", "DicomSource", "check_writable", "is_dicom", "new_folder", "put", "read", "read_channels", "read_labels", "stem",
+    "suffix", "to_nifti", "usable", "write", "write_parametric_map", "write_segmentation",
 ]  # fmt: skip

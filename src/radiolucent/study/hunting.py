@@ -22,6 +22,7 @@ from radiolucent.metrics import Part
 from radiolucent.models import Card
 from radiolucent.plan import Plan, choose_targets, is_segmentation, output_of, read_scan
 from radiolucent.protocols import Method, Target
+from radiolucent.provenance import weights_hash
 from radiolucent.study.cohort import read_table
 from radiolucent.volume import Volume
 
@@ -65,7 +66,8 @@ class Hunted:
     """A hunt with all that it was made from.
 
     manifest: a row per case that was answered, with its truth, prediction and covariates; `rows` of its correspondence;
-    `failed`: case -> reason, for the others; `notes`: what there was to warn of, each once.
+    `failed`: case -> reason, for the others; `table`: the file's name; `weights`: SHA-256 of the network's; `notes`: what there
+    was to warn of, each once.
     """
 
     hunt: Hunt
@@ -73,6 +75,8 @@ class Hunted:
     rows: DataFrame
     failed: Mapping[str, str]
     patients: Patients
+    table: str
+    weights: str
     notes: tuple[str, ...] = ()
 
 
@@ -114,7 +118,9 @@ def hunt_table(
     answered.insert(2, "predicted", answered["case"].map(answers.predicted))
     patients = patients_of(answered)
     found = hunt(answers.rows, answered[["case", "truth", "predicted", *covariates]], covariates, patients=patients)
-    return Hunted(found, answered, DataFrame(answers.rows), answers.failed, patients, tuple(answers.notes))
+    return Hunted(
+        found, answered, DataFrame(answers.rows), answers.failed, patients, path.name, weights_hash(network), tuple(answers.notes)
+    )
 
 
 @dataclass
