@@ -254,7 +254,10 @@ def test_pictures_show_every_model() -> None:
     maps = drawn({"": one, "dark": two, "3d": three}, 10**6)
     figure = side_by_side(shown, maps[0], maps[1:])
     names = [axis.get_ylabel().replace("\n", " ") for axis in figure.axes[::3]]
-    assert names == ["this model, slice-attention", "dark, slice-attention", "3d, hires-cam at 1"]
+    own = ["this model, slice-attention", "dark, slice-attention", "3d, hires-cam at 1"]
+    assert names == [f"{name} {m.drawn.full}" for name, m in zip(own, maps, strict=True)]
+    assert maps[0].drawn.full == f"full colour {maps[0].drawn.scale:.2g}"
+    assert maps[2].drawn.full == f"full colour ±{maps[2].drawn.scale:.2g}"
     assert [axis.get_title() != "" for axis in figure.axes] == [True] * 3 + [False] * 6
     peak = maps[0].drawn.peak[2]
     for row in range(3):
@@ -263,7 +266,10 @@ def test_pictures_show_every_model() -> None:
     figure = attention(shown, slices[0], None, [("3d, hires-cam at 1", maps[2].drawn)], {"dark": slices[1]})
     upper, lower = figure.subfigs
     peak = maps[2].drawn.peak[2] * 3.0
-    assert upper.axes[-2].get_title().replace("\n", " ") == f"axial, z = {peak:.1f} mm 3d, hires-cam at 1, at its peak"
+    assert (
+        upper.axes[-2].get_title().replace("\n", " ")
+        == f"axial, z = {peak:.1f} mm 3d, hires-cam at 1, at its peak {maps[2].drawn.full}"
+    )
     own, other = lower.axes[0].lines
     assert list(own.get_ydata()) == slices[0]["k"]["weight"]
     assert list(other.get_ydata()) == slices[1]["k"]["weight"]
@@ -317,3 +323,34 @@ def test_a_3d_model_may_have_an_attention_model_beside_it(tmp_path: Path) -> Non
     assert "sliced, slice-attention: tumour" in text
     assert "weights of the slices over the scan" not in text
     assert text.count("All in the same slices, through this map's peak") == 1
+
+
+def test_equal_weights_and_other_answers_are_said(tmp_path: Path) -> None:
+    """The same folder given twice agrees perfectly with itself, and an explained class need not be what the other says."""
+    write(tmp_path / "scan.nii.gz", scan())
+    first, other = solid(), solid()
+    x = torch.from_numpy(scan().data)[None]
+    said = int(first(x).argmax())
+    with torch.no_grad():
+        other[3].weight.neg_()
+        other[3].bias.neg_()
+    others = [Beside(name, model, card(name), (HiResCAM("1"),)) for name, model in (("twin", solid()), ("against", other))]
+    named = Plan((HiResCAM("1"),), targets=(NONE_OR_TUMOUR[said],))
+    for plan, notes in ((Plan((HiResCAM("1"),)), [f"against says {NONE_OR_TUMOUR[1 - said]} of this scan"]), (named, [])):
+        out = tmp_path / f"out {len(notes)}"
+        done = explain_case(tmp_path / "scan.nii.gz", out, first, card("first"), plan, beside=others)
+        assert [n for n in done["notes"] if n.startswith("twin")] == ["twin has the same weights as first"]
+        assert [n for n in done["notes"] if n.startswith("against")] == notes
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_explained(tmp_path: Path) -> None:
+    write(tmp_path / "scan.nii.gz", scan())
+    said: list[str] = []
+    for name, classes, reason in (("m", NONE_OR_TUMOUR, "models whose names differ"), ("o", ("a", "b"), "that has its targets")):
+        other = Beside(name, solid(), card(name, classes), (HiResCAM("1"),))
+        with pytest.raises(BadInput, match=reason):
+            explain_case(
+                tmp_path / "scan.nii.gz", tmp_path / "out", weigher(1), card(), Plan((SliceCAM(),)), beside=[other], say=said.append
+            )
+    assert not said
+    assert not (tmp_path / "out").exists()

@@ -19,6 +19,7 @@ from radiolucent import BadInput, load
 from radiolucent.cli import app
 from radiolucent.methods import AttentiveResponse
 from radiolucent.models import AnatomyNet
+from radiolucent.provenance import weights_hash
 from radiolucent.study.hunting import Asked, hunt_table, read_cases, shown_first
 
 ARGUMENTS = {"outputs": 2, "channels": [3], "convolutions": 1, "kernel": 1, "norm": False}
@@ -120,6 +121,11 @@ def test_the_command_writes_a_page_with_the_misclassified_first(world: tuple[Pat
         "hunt.json",
     }
     assert len(pd.read_csv(out / "ranking.csv")) == MANY
+    about = json.loads((out / "hunt.json").read_text())
+    assert (about["table"], about["label"], about["target"]) == ("cases.csv", "label", "the class that the network says")
+    assert about["weights_sha256"] == weights_hash(load(model)[0])
+    assert page.count("Yellow is positive, blue negative") == 3, "once in each panel with pictures"
+    assert page.index(">share<") < page.index(">from<") < page.index(">to<") < page.index(">enrichment<"), "the share's interval"
     code, _, error = run(table, "--model", model, "--out", out)
     assert code == 1
     assert "no results yet" in str(error)
@@ -198,8 +204,13 @@ def test_a_network_without_convolutions_is_refused(world: tuple[Path, Path], tmp
     [
         (lambda t: t.drop(columns="label"), [], "the columns label in cases.csv"),
         (lambda t: t, ["--split", "train"], "cases whose split is 'train' in cases.csv; got test"),
-        (lambda t: t.assign(label="foot"), [], "a target that the model has; got 'foot'"),
-        (lambda t: pd.concat([t, t[:1]]), [], "cases, each once; got c00 twice"),
+        (
+            lambda t: t.assign(label="foot"),
+            [],
+            "a class that the model has; got 'foot' for c00 in the column label of cases.csv. Choose among: 0 hand, 1 leg.",
+        ),
+        (lambda t: t.assign(label=[None, *t["label"][1:]]), [], "a class that the model has; got '' for c00 in the column label"),
+        (lambda t: pd.concat([t, t[:1]]), [], "cases, each once; got 'c00' twice"),
         (lambda t: t, ["--covariate", "hardware"], "the covariates hardware among the table's columns"),
         (lambda t: t, ["--where", "label == foot"], "cases, each once; got none"),
         (lambda t: t, ["--method", "attentiv"], "attentiv"),
@@ -232,6 +243,49 @@ def test_a_folder_of_something_else_is_not_replaced(world: tuple[Path, Path], tm
     assert code == 1
     assert "an earlier hunt to overwrite" in str(error)
     assert (tmp_path / "mine" / "card.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (".", "holds an input"),
+        ("cases.csv", "a folder for the results; got"),
+        ("/proc/hunt", "a folder that can be written to"),
+    ],
+)
+def test_a_bad_place_for_the_results_is_refused_before_any_work(world: tuple[Path, Path], out: str, said: str) -> None:
+    table, model = world
+    (table.parent / "hunt.json").write_text("{}")
+    code, printed, error = run(table, "--model", model, "--out", table.parent / out, "--overwrite")
+    assert code == 1
+    assert isinstance(error, BadInput)
+    assert said in str(error)
+    assert table.is_file()
+    assert (model / "card.json").is_file()
+    assert "drawing" not in printed
+
+
+def test_a_setting_of_ones_own_leaves_the_ranking_by_score(world: tuple[Path, Path], tmp_path: Path) -> None:
+    table, model = world
+    for number, (settings, ranking) in enumerate(((["n=2"], "score"), (["n=2", "ranking=sum"], "sum"))):
+        out = tmp_path / f"out{number}"
+        given = [word for setting in settings for word in ("--set", setting)]
+        code, _, error = run(
+            table, "--model", model, "--out", out, "--pictures", 1, "--where", "label == hand and view == a", *given
+        )
+        assert code == 0, error
+        about = json.loads((out / "hunt.json").read_text())
+        assert f"n=2, ranking='{ranking}'" in about["method"]
+
+
+def test_an_empty_cell_is_not_the_table_s_folder(world: tuple[Path, Path]) -> None:
+    """Which is read as a DICOM series, if one lies there."""
+    table, model = world
+    rows = pd.read_csv(table)
+    rows.assign(image=[None, *rows["image"][1:]]).to_csv(table, index=False)
+    network, card = load(model)
+    found = hunt_table(table, network, card, Asked(AttentiveResponse("blocks", n=2, ranking="score"), split="test"))
+    assert dict(found.failed) == {"c00": "expected a file in the column image; got an empty cell. Fill it in."}
 
 
 def test_training_cases_among_the_others_are_said(world: tuple[Path, Path]) -> None:

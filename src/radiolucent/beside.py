@@ -15,8 +15,9 @@ from radiolucent.explanation import Prediction, predict
 from radiolucent.methods import METHODS, HiResCAM, SliceCAM, at_layer, default_method, title, titles
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
-from radiolucent.plan import Explained, Plan, choose_targets, chosen, explain_all, read_scan
+from radiolucent.plan import Explained, Plan, choose_targets, chosen, explain_all, is_segmentation, read_scan
 from radiolucent.protocols import Method
+from radiolucent.provenance import weights_hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,16 @@ def folder_of(name: str, number: int) -> str:
     return f"{number}-{re.sub(r'[^A-Za-z0-9+-]+', '-', name).strip('-')[:60]}"
 
 
+def check_beside(others: Sequence[Beside], prediction: Prediction, card: Card, plan: Plan) -> None:
+    """Refuse, before anything is explained, models of one name, and those without the targets."""
+    count = Counter([card.name, *(other.name for other in others)])
+    twice = [name for name, n in count.items() if n > 1]
+    if twice:
+        raise BadInput("models whose names differ beside each other", f"{twice[0]!r} twice", "Name them apart: names_apart.")
+    for other in others:
+        theirs(chosen(prediction, card, plan), card, other)
+
+
 def explain_beside(
     image: Path,
     others: Sequence[Beside],
@@ -73,20 +84,37 @@ def explain_beside(
 ) -> dict[str, Explained]:
     """What each further model says of the scan, for the targets that the first (`prediction`, `card`) is explained for.
 
-    A target is found by its name; in a model without names by its number, which the notes say.
+    A target is found by its name; in a model without names by its number, which the notes say. They also say where a model
+    has the weights of another, and where it would have answered something else.
     """
+    if not others:
+        return {}
     asked = chosen(prediction, card, plan)
     own = replace(plan, targets=tuple(card.classes[i] if card.classes else str(i) for i in asked))
     names = choose_targets(prediction, card, own).names(card.classes)
-    found = {}
+    found: dict[str, Explained] = {}
+    seen = {weights_hash(prediction.model): card.name}
     for other in others:
         say(f"explaining {image.name} with {other.name}: {', '.join(title(m) for m in other.methods)}")
         own = replace(plan, targets=theirs(asked, card, other), methods=other.methods)
         try:
-            found[other.name] = _explained(image, other, own, names, prediction, parcellation)
+            one = _explained(image, other, own, names, prediction, parcellation)
         except BadInput as error:
             raise type(error)(f"{error.expected}, for {other.name}", error.got, error.do) from None
+        weights = weights_hash(other.model)
+        same = [f"{other.name} has the same weights as {seen[weights]}"] if weights in seen else []
+        seen.setdefault(weights, other.name)
+        found[other.name] = replace(one, notes=[*same, *(() if plan.targets else _answer(one, other, own)), *one.notes])
     return found
+
+
+def _answer(one: Explained, other: Beside, own: Plan) -> list[str]:
+    """A note, where a classifier says another class than the one that it is explained for."""
+    if other.card.task != "classification" or is_segmentation(one.prediction, other.card):
+        return []
+    (said,) = chosen(one.prediction, other.card, replace(own, targets=()))
+    asked = [other.card.index(target) for target in own.targets]
+    return [] if said in asked else [f"{other.name} says {other.card.classes[said] if other.card.classes else said} of this scan"]
 
 
 def theirs(indices: Sequence[int], card: Card, other: Beside) -> tuple[str, ...]:

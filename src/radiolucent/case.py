@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from radiolucent import io
-from radiolucent.beside import Beside, explain_beside, folder_of
+from radiolucent.beside import Beside, check_beside, explain_beside, folder_of
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Explanation, Prediction, likeness, predict, slice_rows
 from radiolucent.export import write_dicom
@@ -51,6 +51,7 @@ def explain_case(
     start = time.perf_counter()
     prediction = predict(model, read_scan(image, card, plan), card.preprocessing)
     targets = choose_targets(prediction, card, plan)
+    check_beside(beside, prediction, card, plan)
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
     parcellation, called = _parcellation(prediction, card, plan, regions)
     explained = explain_all(prediction, targets, card, plan, parcellation)

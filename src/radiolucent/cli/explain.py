@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from radiolucent.cli.options import Json, Model, Overlap, Part, Trust, Weights, Windows, in_windows, load_model, part_of_card
+from radiolucent.cli.options import (
+    Json,
+    Model,
+    Overlap,
+    Part,
+    Trust,
+    Weights,
+    Windows,
+    in_windows,
+    load_model,
+    part_of_card,
+    place_of,
+)
 from radiolucent.cli.terminal import progress, reason
 
 if TYPE_CHECKING:
@@ -86,8 +98,7 @@ def explain(
         seg_percentile,
     )
     regions = _check(plan, network, card, others)
-    places = [m.partition(":")[2] if m.startswith(("nnunet:", "bundle:")) else m for m in (model, *beside)]
-    inputs = [*images, *(Path(p) for p in (*places, weights, parcellation, names) if p)]
+    inputs = [*images, *map(place_of, (model, *beside)), *(path for path in (weights, parcellation, names) if path)]
     cases = _cases(images, out, overwrite, inputs)
     _finish(_each(cases, network, card, plan, regions, others, overwrite, as_json), as_json)
 
@@ -196,21 +207,8 @@ def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -
             raise BadInput("no results yet", f"the folder {folder}", "Choose another --out, or pass --overwrite.")
         if folder.exists() and any(folder.iterdir()) and not (folder / "summary.json").is_file():
             raise BadInput("earlier results to overwrite", f"{folder}, which holds something else", "Choose another --out.")
-    _check_writable(out)
+    io.check_writable(out)
     return [(image, out / io.stem(image)) for image in images]
-
-
-def _check_writable(out: Path) -> None:
-    """Make the folder, and refuse one that cannot be written to."""
-    from radiolucent.errors import BadInput
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".radiolucent-can-write"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInput("a folder that can be written to", f"{out}: {error}", "Choose another --out.") from None
 
 
 def _finish(done: list[dict[str, Any]], as_json: bool) -> None:

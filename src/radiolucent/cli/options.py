@@ -38,6 +38,11 @@ def load_model(model: str, weights: Path | None, trust: bool) -> tuple[Any, Any]
     return network, card
 
 
+def place_of(model: str) -> Path:
+    """Where --model lies."""
+    return Path(model.partition(":")[2] if model.startswith(("nnunet:", "bundle:")) else model)
+
+
 def part_of_card(text: str | None, card: Any) -> str | int | None:
     """--part as a key or a position; without it, the card's own."""
     return card.output if text is None else int(text) if text.isdecimal() else text

@@ -42,6 +42,17 @@ def put(path: Path, content: bytes) -> Path:
     return path
 
 
+def check_writable(folder: Path) -> None:
+    """Make the folder, and refuse one that cannot be written to: before hours of work, not after them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".radiolucent-{secrets.token_hex(6)}"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput("a folder that can be written to", f"{folder}: {error}", "Choose another --out.") from None
+
+
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which takes its name `path` at the end, or is gone if anything fails.

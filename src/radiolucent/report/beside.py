@@ -117,7 +117,8 @@ def _name(axis: Axes, name: str) -> None:
 
 
 def _caption(each: Map) -> str:
-    return fill(each.name if each.model else f"this model, {each.name}", 24, break_on_hyphens=False)
+    name = fill(each.name if each.model else f"this model, {each.name}", 24, break_on_hyphens=False)
+    return f"{name}\n{each.drawn.full}"
 
 
 def table(alike: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -101,6 +101,7 @@ def write_report(
             cards=[_card(shown, own, around.get(own.target)) | pictures(shown, own, maps, alike) for own in maps if not own.model],
             methods=[{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(every)],
             alike=table(alike),
+            threshold=f"{THRESHOLD:.0%}",
             regions=_by_map(regions),
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,

@@ -52,6 +52,11 @@ class Picture:
     def signed(self) -> bool:
         return bool((self.value < 0).any())
 
+    @property
+    def full(self) -> str:
+        """What full colour stands for, in few words, where there is no room for a legend."""
+        return f"full colour {'±' if self.signed else ''}{self.scale:.2g}"
+
 
 def picture(relevance: Volume, most: int = MOST_VOXELS) -> Picture:
     """Channels added up; full colour at the 99th percentile of |R| over the voxels where R is not 0."""

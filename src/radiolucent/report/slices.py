@@ -71,8 +71,9 @@ def attention(
     panels = [("axial", _drawn(across, shape), middle, "weights of the slices across it")] if across else []
     panels += [("coronal", _drawn([lines[2]], shape), middle, "weights of the slices across it")] if 2 in lines else []
     panels += [(view, _drawn([], shape), at_top, f"highest weight: {highest:.3g}")]
-    panels += [(view, beside, at_top, "relevance within it")] if beside is not None else []
-    panels += [(view, drawn, drawn.peak, fill(f"{name}, at its peak", 30, break_on_hyphens=False)) for name, drawn in maps]
+    panels += [(view, beside, at_top, f"relevance within it\n{beside.full}")] if beside is not None else []
+    for name, drawn in maps:
+        panels += [(view, drawn, drawn.peak, fill(f"{name}, at its peak", 30, break_on_hyphens=False) + f"\n{drawn.full}")]
 
     figure = Figure(figsize=(max(10.5, 2.4 * len(panels)), 5.8), layout="constrained", facecolor="white")
     parts: Any = figure.subfigures(2, 1, height_ratios=(3.4, 2))

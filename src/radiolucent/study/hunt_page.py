@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,18 @@ from radiolucent.version import VERSION
 
 UNITS = (9, 25)
 """How many units' maps are drawn: the paper shows 9 of a misclassified case, and takes 25 for its maps."""
+COLOURS = "Yellow is positive, blue negative, each map on its own scale: full colour is the 99th percentile of its |response|."
 _MOST_PIXELS = 1 << 18
 _RANKED = 15
 
 
-def write_hunt(folder: Path, hunted: Hunted, network: nn.Module, card: Card, asked: Asked, *, pictures: int, replace: bool) -> Path:
+def write_hunt(
+    folder: Path, hunted: Hunted, network: nn.Module, card: Card, asked: Asked, *, pictures: int, overwrite: bool
+) -> Path:
     """Write the folder, whole or not at all, and return the page: report.html, ranking.csv, tests.csv, landmarks.csv, ..."""
     by_class = landmark_table(hunted.rows, ["class"], patients=hunted.patients)
     tables = {"ranking": hunted.hunt.ranking, "landmarks": by_class, "responses": hunted.rows, "tests": hunted.hunt.tests}
-    with io.new_folder(folder, replace=replace) as new, warnings.catch_warnings():
+    with io.new_folder(folder, replace=overwrite) as new, warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # said already, when the cases were asked
         for name, frame in tables.items():
             write_table(new / f"{name}.csv", frame.to_dict("records"), columns=list(map(str, frame.columns)))
@@ -61,8 +65,12 @@ def facts(hunted: Hunted, card: Card, asked: Asked) -> dict[str, Any]:
     wrong = int((~hunted.hunt.ranking["correct"]).sum())
     found = {"cases": len(hunted.manifest), "misclassified": wrong, "failed_cases": len(hunted.failed), "model": card.name}
     told = {
+        "weights_sha256": hunted.weights,
+        "table": hunted.table,
+        "label": asked.label,
+        "target": asked.target or "the class that the network says",
         "split": asked.split or "all",
-        "where": asked.where,
+        "where": asked.where or "all",
         "part": asked.part,
         "inverted": asked.inverted,
         "method": repr(asked.method),
@@ -110,12 +118,12 @@ def _pictured(hunted: Hunted, network: nn.Module, card: Card, asked: Asked, coun
         (True, "Correct cases", "Those with the most response outside the anatomy: right, but for what reason?"),
     ):
         if groups[right]:
-            yield Panel(heading, text, groups[right])
+            yield Panel(heading, f"{text} {COLOURS}", groups[right])
     titles = [f"{c}\n{ranking.loc[c, 'truth']} as {ranking.loc[c, 'predicted']}, {ranking.loc[c, 'outside']:.0%}" for c in first]
     drawn = ranked_cases([(name, *maps[case]) for name, case in zip(titles, first, strict=True)])
     text = "The most response outside the anatomy first: truth as prediction, share outside."
     shown = table(hunted.hunt.ranking, "All cases; outside and the shares of what is no anatomy.")
-    yield Panel("Ranking", text, [Group("The first of the ranking", [(drawn, text)], photographs=True)], [shown])
+    yield Panel("Ranking", COLOURS, [Group("The first of the ranking", [(drawn, text)], photographs=True)], [shown])
 
 
 def case_figures(
@@ -131,7 +139,8 @@ def case_figures(
     maps = [_on_display(prediction, each.float().cpu().numpy()) for each in found.maps[0, 0]]
     active = sum(unit >= 0 for unit in units)
     for most in sorted({min(n, active) for n in UNITS}):
-        caption = f"image, dominant map, and the {most} strongest of {active} units by {method.ranking}, each on its own scale"
+        strongest = f"the {most} strongest of {active} units by {method.ranking} (x: scale beside the first's)"
+        caption = f"image, dominant map, and {strongest}"
         yield unit_maps(scan, dominant, np.stack(maps), units, most), caption
 
 
@@ -141,9 +150,12 @@ def _on_display(prediction: Prediction, values: Any) -> Any:
 
 
 def _tables(hunted: Hunted, by_class: DataFrame) -> Sequence[Panel]:
-    note = "Means over the cases of each true class; p tests share - area (what shifted maps have)."
-    text = "Share of the positive response on each place, with its bootstrap interval; enrichment is share over area."
-    found = [Panel("Where the response lies", text, tables=[table(by_class.drop(columns="kind"), note)])]
+    note = "Means over the cases of each true class; p tests share - area (what shifted maps have), effect > 0 is more than that; "
+    note += "hit: share of the cases with the peak there; significant: share of those whose own p is below 0.05."
+    text = "Share of the response on each place, with its 95 % bootstrap interval (from, to); enrichment is share over area."
+    first = ["class", "landmark", "n", "missing", "area", "share", "low", "high"]  # the interval is that of the share
+    by_class = by_class[[*first, *(c for c in by_class.columns if c not in {*first, "kind"})]]
+    found = [Panel("Where the response lies", text, tables=[table(by_class, note)])]
     tests = hunted.hunt.tests
     if len(tests):
         tests = tests.drop(columns=["method", "layer"]).sort_values(["q", "p"], kind="stable")
@@ -151,7 +163,8 @@ def _tables(hunted: Hunted, by_class: DataFrame) -> Sequence[Panel]:
             "Response outside the anatomy, and on each place, against each covariate: all, correct and misclassified cases apart. "
         )
         text += "A covariate that goes with the class goes with whatever the network does for that class: hunt within a class too."
-        found.append(
-            Panel("Covariates", text, tables=[table(tests, "q is the false discovery rate over all tests that were made.")])
-        )
+        note = "q is the false discovery rate over all tests that were made; where none was made, the verdict says why."
+        made = table(tests, note)
+        made = replace(made, columns=dict(made.columns) | {"target": "cases"})  # of a hunt's tests: all, correct or misclassified
+        found.append(Panel("Covariates", text, tables=[made]))
     return found

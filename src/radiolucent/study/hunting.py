@@ -22,6 +22,7 @@ from radiolucent.metrics import Part
 from radiolucent.models import Card
 from radiolucent.plan import Plan, choose_targets, is_segmentation, output_of, read_scan
 from radiolucent.protocols import Method, Target
+from radiolucent.provenance import weights_hash
 from radiolucent.study.cohort import read_table
 from radiolucent.volume import Volume
 
@@ -65,7 +66,8 @@ class Hunted:
     """A hunt with all that it was made from.
 
     manifest: a row per case that was answered, with its truth, prediction and covariates; `rows` of its correspondence;
-    `failed`: case -> reason, for the others; `notes`: what there was to warn of, each once.
+    `failed`: case -> reason, for the others; `table`: the file's name; `weights`: SHA-256 of the network's; `notes`: what there
+    was to warn of, each once.
     """
 
     hunt: Hunt
@@ -73,6 +75,8 @@ class Hunted:
     rows: DataFrame
     failed: Mapping[str, str]
     patients: Patients
+    table: str
+    weights: str
     notes: tuple[str, ...] = ()
 
 
@@ -114,7 +118,9 @@ def hunt_table(
     answered.insert(2, "predicted", answered["case"].map(answers.predicted))
     patients = patients_of(answered)
     found = hunt(answers.rows, answered[["case", "truth", "predicted", *covariates]], covariates, patients=patients)
-    return Hunted(found, answered, DataFrame(answers.rows), answers.failed, patients, tuple(answers.notes))
+    return Hunted(
+        found, answered, DataFrame(answers.rows), answers.failed, patients, path.name, weights_hash(network), tuple(answers.notes)
+    )
 
 
 @dataclass
@@ -179,16 +185,31 @@ def read_cases(path: Path, card: Card, asked: Asked) -> DataFrame:
     table = table[table["case"].isin(selected(table, asked.where))] if asked.where else table
     twice = table["case"][table["case"].duplicated()]
     if len(twice) or table.empty:
-        raise BadInput("cases, each once", f"{twice.iloc[0]} twice" if len(twice) else "none", "Correct the table, or the choice.")
-    truth = [name_of(card, card.index(name)) for name in table[asked.label]]
+        raise BadInput(
+            "cases, each once", f"{twice.iloc[0]!r} twice" if len(twice) else "none", "Correct the table, or the choice."
+        )
+    truth = _truth(table, path, card, asked)
     table = table.drop(columns=[c for c in ("truth", "predicted") if c in table.columns])
-    table["image"] = [path.parent / file for file in table["image"]]
+    table["image"] = [path.parent / file if file else None for file in table["image"]]
     if asked.mask in table.columns:
         table[asked.mask] = [path.parent / file if file else None for file in table[asked.mask]]
     first = ["case", "image"]
     table = table[first + [c for c in table.columns if c not in first]].reset_index(drop=True)
     table.insert(1, "truth", truth)
     return table
+
+
+def _truth(table: DataFrame, path: Path, card: Card, asked: Asked) -> list[str]:
+    """The true classes, as the card calls them; the first case whose class the model does not have is named."""
+    found = []
+    for case, name in zip(table["case"], table[asked.label], strict=True):
+        try:
+            found.append(name_of(card, card.index(name)))
+        except BadInput as error:
+            got = f"{name!r} for {case} in the column {asked.label} of {path.name}"
+            do = f"{error.do} Leave other cases out with --where, or name another column with --label."
+            raise BadInput("a class that the model has", got, do) from None
+    return found
 
 
 def covariates_of(manifest: DataFrame, asked: Asked) -> list[str]:
@@ -204,6 +225,8 @@ def covariates_of(manifest: DataFrame, asked: Asked) -> list[str]:
 
 def ask(case: Mapping[str, Any], network: nn.Module, card: Card, asked: Asked) -> tuple[Prediction, Target]:
     """What the network says of a case, and the class that it says, or that is asked for, as the target."""
+    if case["image"] is None:  # else the table's own folder would be read, as a DICOM series
+        raise BadInput("a file in the column image", "an empty cell", "Fill it in.")
     prediction = predict(network, read_scan(Path(case["image"]), card, asked.plan), card.preprocessing)
     if is_segmentation(prediction, card):
         raise BadInput("a classifier's output (batch, classes)", "one for every pixel", "Choose another model.")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from radiolucent import io
 from radiolucent.errors import BadInput
 from radiolucent.study.claims import attempts
 from radiolucent.study.cohort import Case, Cohort
@@ -173,14 +174,7 @@ def _check_folder(folder: Path, recipe: Recipe, cohort: Cohort) -> None:
         raise BadInput("a folder for the study", f"{folder}, a file", "Choose another --out.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "study.json").exists():
         raise BadInput("a study, or an empty or new folder", f"{folder}, which holds something else", "Choose another --out.")
-    place = folder if folder.is_dir() else folder.parent
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        probe = place / ".radiolucent-can-write"
-        probe.touch()
-        probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise BadInput("a folder that can be written to", f"{place}: {error}", "Choose another --out.") from None
+    io.check_writable(folder if folder.is_dir() else folder.parent)
 
 
 def read_shard(text: str) -> tuple[int, int]:
