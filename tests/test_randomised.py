@@ -1,5 +1,6 @@
 """A guest with random weights, and what a run of it costs: the guest itself is never touched."""
 
+import gc
 import threading
 import warnings
 from collections.abc import Iterator
@@ -228,3 +229,15 @@ def test_the_peak_is_what_was_held_at_once_and_not_what_is_left() -> None:
             with held(mib // 2):
                 pass
         assert cost.peak_mib == pytest.approx(mib, abs=8)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_garbage_that_goes_meanwhile_does_not_hide_the_peak() -> None:
+    circle: list[object] = [torch.ones(24 * 2**18)]
+    circle.append(circle)
+    del circle
+    with costing(classifier(2), memory=True) as cost:
+        gc.collect()
+        with held(50):
+            pass
+    assert cost.peak_mib == pytest.approx(50, abs=8)

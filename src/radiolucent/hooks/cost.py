@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -95,6 +96,7 @@ def _start(device: torch.device) -> float | None:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20
+    gc.collect()  # what went in between would hide a rise
     try:
         # Memory that was freed and kept by the allocator would be used again without a rise.
         ctypes.CDLL(None).malloc_trim(0)
