@@ -31,8 +31,9 @@ class Cost:
         at one) counts as a whole; a backward pass that begins at a layer (attentive response) is not seen. None where
         the guest's calls cannot be seen (TorchScript).
     peak_mib: where it was asked for, how far memory rose above what was held at the start. On the processor this is the
-        whole process's resident memory, what the work of other threads takes included; None where the system does not
-        tell (it needs Linux). On a GPU it is what PyTorch allocated there, and says nothing about the processor's.
+        whole process's resident memory, what the work of other threads takes included; too little where freed memory that
+        an allocator kept is used again, as it may be in a long process; None where the system does not tell (it needs
+        Linux). On a GPU it is what PyTorch allocated there, and says nothing about the processor's.
     """
 
     seconds: float = float("nan")
