@@ -17,7 +17,6 @@ from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.plan import Explained, Plan, choose_targets, chosen, explain_all, is_segmentation, read_scan
 from radiolucent.protocols import Method
-from radiolucent.provenance import weights_hash
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,24 +75,25 @@ def check_beside(others: Sequence[Beside], prediction: Prediction, card: Card, p
 def explain_beside(
     image: Path,
     others: Sequence[Beside],
-    prediction: Prediction,
+    first: Explained,
     card: Card,
     plan: Plan,
     parcellation: Parcellation | None,
     say: Callable[[str], None],
 ) -> dict[str, Explained]:
-    """What each further model says of the scan, for the targets that the first (`prediction`, `card`) is explained for.
+    """What each further model says of the scan, for the targets that the first (`first`, `card`) is explained for.
 
     A target is found by its name; in a model without names by its number, which the notes say. They also say where a model
     has the weights of another, and where it would have answered something else.
     """
     if not others:
         return {}
+    prediction = first.prediction
     asked = chosen(prediction, card, plan)
     own = replace(plan, targets=tuple(card.classes[i] if card.classes else str(i) for i in asked))
     names = choose_targets(prediction, card, own).names(card.classes)
     found: dict[str, Explained] = {}
-    seen = {weights_hash(prediction.model): card.name}
+    seen = {_weights(first): card.name}
     for other in others:
         say(f"explaining {image.name} with {other.name}: {', '.join(title(m) for m in other.methods)}")
         own = replace(plan, targets=theirs(asked, card, other), methods=other.methods)
@@ -101,11 +101,16 @@ def explain_beside(
             one = _explained(image, other, own, names, prediction, parcellation)
         except BadInput as error:
             raise type(error)(f"{error.expected}, for {other.name}", error.got, error.do) from None
-        weights = weights_hash(other.model)
+        weights = _weights(one)
         same = [f"{other.name} has the same weights as {seen[weights]}"] if weights in seen else []
         seen.setdefault(weights, other.name)
         found[other.name] = replace(one, notes=[*same, *(() if plan.targets else _answer(one, other, own)), *one.notes])
     return found
+
+
+def _weights(explained: Explained) -> str:
+    """The hash of the model's weights, which its explanations have."""
+    return str(explained.explanations[0].provenance["weights_sha256"])
 
 
 def _answer(one: Explained, other: Beside, own: Plan) -> list[str]:

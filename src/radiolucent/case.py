@@ -55,7 +55,7 @@ def explain_case(
     say(f"explaining {image.name}: {', '.join(title(m) for m in plan.methods)}")
     parcellation, called = _parcellation(prediction, card, plan, regions)
     explained = explain_all(prediction, targets, card, plan, parcellation)
-    others = explain_beside(image, beside, prediction, card, plan, parcellation, say)
+    others = explain_beside(image, beside, explained, card, plan, parcellation, say)
     with io.new_folder(folder, replace=overwrite) as new:
         told, remarks = _write_beside(new, image, others, plan)
         maps, left_out = _write(new, image, explained, card, plan, parcellation, called, others, remarks)
