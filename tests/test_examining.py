@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_checking import COLUMNS
 from test_contracts import disturb, every_axes, every_task, state, world
 from torch import Tensor, nn
 from worlds import Breaks, Bright, ConvNet, Returns, Transformer, classifier, image, segmenter
@@ -37,21 +38,6 @@ from radiolucent.metrics import (
 from radiolucent.targets import Predicted, Select
 from radiolucent.tiling import Tiled
 
-COLUMNS = [
-    "method",
-    "settings",
-    "layer",
-    "target",
-    "metric",
-    "category",
-    "better",
-    "value",
-    "low",
-    "high",
-    "evaluations",
-    "seconds",
-    "reason",
-]
 EFFICIENCY = [name for name, kind in REMAKING.items() if kind.category == "efficiency"]
 TIMED = {"seconds", "peak-memory"}
 

@@ -23,8 +23,7 @@ MODEL = Path(__file__).parent / "weights" / "brains"
 def volumes(path: Path, numbers: dict[str, int]) -> list[float]:
     """mm3 of each label."""
     scan = rl.read(path)
-    voxel = abs(float(np.linalg.det(scan.affine[:3, :3])))
-    return [float((scan.data == numbers[name]).sum()) * voxel for name in numbers]
+    return [float((scan.data == number).sum()) * scan.grid.voxel_mm3 for number in numbers.values()]
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ def check(
     if isinstance(explanations, Explanation):
         raise BadInput("a list of explanations", "one", "Give what prediction.explain returned, or [explanation].")
     check_target(targets)
-    names = targets.fix(prediction.output).names(classes)
+    fixed = targets.fix(prediction.output)
+    names = fixed.names(classes)
     maps = {}
     for number, explanation in enumerate(explanations):
         if not isinstance(explanation, Explanation):
@@ -71,7 +72,7 @@ def check(
             raise BadInput(expected, got, "Give the targets, and the classes' names, that were explained.")
         maps[number] = _on_model_s_grid(prediction, explanation, names)
     methods = [e.method for e in explanations]
-    rows = _rows(prediction, methods, list(maps.values()), targets, checks, names, parcellation, batch)
+    rows = _rows(prediction, methods, list(maps.values()), fixed, checks, names, parcellation, batch)
     for number, each in enumerate(rows):
         if each["target"] not in explanations[number * len(explanations) // len(rows)].targets:
             each["reason"] = "there is no map of this target"
@@ -89,15 +90,15 @@ def faithful(
     batch: int = 0,
 ) -> list[dict[str, Any]]:
     """`check` of relevance as the methods gave it for prediction.x: (t, 1, c, *cells)."""
-    names = targets.fix(prediction.output).names(classes)
-    return _rows(prediction, list(maps), list(maps.values()), targets, checks, names, parcellation, batch)
+    fixed = targets.fix(prediction.output)
+    return _rows(prediction, list(maps), list(maps.values()), fixed, checks, fixed.names(classes), parcellation, batch)
 
 
 def _rows(
     prediction: Prediction,
     methods: Sequence[Method],
     maps: Sequence[Tensor],
-    targets: Target,
+    fixed: Target,
     checks: Sequence[Check | str],
     names: Sequence[str],
     parcellation: Parcellation | None,
@@ -113,7 +114,7 @@ def _rows(
         prediction.model,
         prediction.x,
         dict(zip(called, maps, strict=True)),
-        targets.fix(prediction.output),
+        fixed,
         kinds,
         slopes=slopes,
         labels=None if parcellation is None else _labels(prediction, parcellation),

@@ -43,7 +43,7 @@ def examine(
 
     Args:
         prediction: what `predict` gave for the scan.
-        methods: those to examine; the controls (radiolucent.metrics.RandomMap, EdgeMap) are methods, too.
+        methods: those to examine; the controls (radiolucent.methods.RandomMap, EdgeMap) are methods, too.
         targets: all are examined together.
         metrics: instances or text, "deletion(over=voxels)"; default: all of FAITHFULNESS and REMAKING.
         classes: names of the classes, for the targets' names.
@@ -110,7 +110,7 @@ def examined(
     rows = []
     for metric in metrics:
         found, cost = _measured(metric, maps, others)
-        spent = _evaluations(cost), round(cost.seconds, 4)
+        spent = math.nan if cost.evaluations is None else cost.evaluations, round(cost.seconds, 4)
         rows += [row(method, target, metric, value, *spent) for target, value in zip(names, found, strict=True)]
     return rows
 
@@ -206,7 +206,3 @@ def _failed(
 
 def _words(error: Exception) -> str:
     return str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {str(error)[:300]}"
-
-
-def _evaluations(cost: Cost) -> float:
-    return math.nan if cost.forwards is None else cost.forwards + (cost.backwards or 0)

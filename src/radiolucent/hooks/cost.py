@@ -41,6 +41,11 @@ class Cost:
     backwards: int | None = None
     peak_mib: float | None = None
 
+    @property
+    def evaluations(self) -> int | None:
+        """Images through the guest, forward and backward."""
+        return None if self.forwards is None else self.forwards + (self.backwards or 0)
+
 
 @contextmanager
 def costing(models: nn.Module | Sequence[nn.Module], device: torch.device | str = "cpu", *, memory: bool = False) -> Iterator[Cost]:

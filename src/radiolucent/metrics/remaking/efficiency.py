@@ -40,8 +40,7 @@ class Evaluations:
     higher_is_better = False
 
     def __call__(self, maps: Remade) -> list[Finding]:
-        cost = maps.cost
-        return _cost(maps, None if cost is None or cost.forwards is None else cost.forwards + (cost.backwards or 0))
+        return _cost(maps, None if maps.cost is None else maps.cost.evaluations)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,15 @@ def scores_of(model: nn.Module, targets: Any) -> Callable[..., Tensor]:
     return score
 
 
+def judged(maps: Remade, values: Tensor, summary: Callable[[Tensor], Finding], unlike: Callable[[Tensor], str]) -> list[Finding]:
+    """Each target's finding from its column of values (n, t); or the reason why it has none: the map's own, or `unlike`."""
+    found = []
+    for reason, own in zip(maps.unfit, values.T, strict=True):
+        reason = reason or unlike(own)
+        found.append(Finding(reason=reason) if reason else summary(own))
+    return found
+
+
 def exact(value: float, reason: str = "") -> Finding:
     """A number without chance; NaN with its reason."""
     if reason or not math.isfinite(value):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from radiolucent.hooks import groups, randomised, weighted
 from radiolucent.metrics.finding import Finding
-from radiolucent.metrics.remaking.maps import Remade, average, exact
+from radiolucent.metrics.remaking.maps import Remade, average, exact, judged
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import ANY_SEED, among, at_least, yes_or_no
 
@@ -59,7 +59,7 @@ class ParameterRandomisation:
         draws = [[row.abs() for row in self._similarities(maps, draw) if row is not None] for draw in range(self.draws)]
         nothing = torch.full((len(maps.relevance),), math.nan, dtype=torch.float64)
         means = torch.stack([torch.stack(rows).mean(0) if rows else nothing for rows in draws])  # (draws, t)
-        return [_said(maps, t, average(own), own) for t, own in enumerate(means.T)]
+        return judged(maps, means, average, lambda own: _weightless(maps) or _unlike(own))
 
     def curve(self, maps: Remade) -> list[tuple[list[str], list[float]]]:
         """Each step: the layers that became random at it, and each target's similarity, with its sign; NaN if left out."""
@@ -113,7 +113,7 @@ class ComplexityRise:
         draws = [_randomised_map(maps, layers, self.seed + draw) for draw in range(self.draws)]
         nothing = torch.full_like(trained, math.nan)
         rises = torch.stack([nothing if again is None else (self._entropies(again) - trained) / trained for again in draws])
-        return [_said(maps, t, average(rises[:, t]), rises[:, t]) for t in range(len(trained))]
+        return judged(maps, rises, average, lambda own: _weightless(maps) or _unlike(own))
 
     def _entropies(self, relevance: Tensor) -> Tensor:
         return torch.tensor([self._entropy(row) for row in relevance], dtype=torch.float64)
@@ -183,10 +183,8 @@ def _layers(maps: Remade) -> list[str]:
     return maps.once("layers", lambda: weighted(maps.model, maps.x))
 
 
-def _said(maps: Remade, t: int, value: Finding, of: Tensor) -> Finding:
-    weightless = "" if _layers(maps) else "the model has no weights to make random"
-    reason = maps.unfit[t] or weightless or _unlike(of)
-    return Finding(reason=reason) if reason else value
+def _weightless(maps: Remade) -> str:
+    return "" if _layers(maps) else "the model has no weights to make random"
 
 
 def _unlike(alike: Tensor) -> str:

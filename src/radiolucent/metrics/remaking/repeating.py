@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 
 from radiolucent.metrics.finding import Finding
-from radiolucent.metrics.remaking.maps import Remade, average, changes
+from radiolucent.metrics.remaking.maps import Remade, average, changes, judged
 from radiolucent.metrics.remaking.similarity import SIMILARITIES, similarities
 from radiolucent.settings import among, at_least
 
@@ -36,11 +35,7 @@ class Repeatability:
 
     def __call__(self, maps: Remade) -> list[Finding]:
         rows = torch.stack([changes(maps.relevance, maps.again(maps.x, run=run)) for run in range(1, self.runs + 1)])
-        found = []
-        for unfit, own in zip(maps.unfit, rows.T, strict=True):
-            reason = unfit or ("" if own.isfinite().all() else "a map of another run is NaN or infinite")
-            found.append(Finding(reason=reason) if reason else average(own))
-        return found
+        return judged(maps, rows, average, lambda own: "" if own.isfinite().all() else "a map of another run is NaN or infinite")
 
 
 @dataclass(frozen=True)
@@ -69,9 +64,5 @@ class Reproducibility:
             return [Finding(reason="there is no other trained model to compare with")] * len(maps.relevance)
         pairs = combinations([maps.relevance, *others], 2)
         alike = torch.stack([similarities(self.similarity, a, b, absolute=True) for a, b in pairs])
-        found = []
-        for unfit, own in zip(maps.unfit, alike.T, strict=True):
-            reason = unfit or ("" if own.isfinite().all() else "the map of a model is not finite, or of another grid")
-            value = math.nan if reason else float(own.mean())
-            found.append(Finding(value, reason=reason))
-        return found
+        reason = "the map of a model is not finite, or of another grid"
+        return judged(maps, alike, lambda own: Finding(float(own.mean())), lambda own: "" if own.isfinite().all() else reason)

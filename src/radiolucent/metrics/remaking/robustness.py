@@ -16,7 +16,7 @@ from torch import Tensor
 from radiolucent.errors import BadInput
 from radiolucent.geometry import upsample
 from radiolucent.metrics.finding import Finding
-from radiolucent.metrics.remaking.maps import Remade, average, changes, exact
+from radiolucent.metrics.remaking.maps import Remade, average, changes, exact, judged
 from radiolucent.settings import ANY_SEED, at_least, yes_or_no
 
 
@@ -48,7 +48,7 @@ class AverageSensitivity:
         _check(self)
 
     def __call__(self, maps: Remade) -> list[Finding]:
-        return _each(maps, _under_noise(maps, self), average)
+        return judged(maps, _under_noise(maps, self), average, _unlike)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MaxSensitivity:
         _check(self)
 
     def __call__(self, maps: Remade) -> list[Finding]:
-        return _each(maps, _under_noise(maps, self), _largest)
+        return judged(maps, _under_noise(maps, self), _largest, _unlike)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _moved(maps: Remade, moves: Sequence[Callable[[Tensor], Tensor]], inside: Te
     for move in moves:
         again = upsample(maps.again(move(maps.x), moved=True), grid)
         rows.append(changes(move(own[:, 0])[..., inside], again[:, 0][..., inside]))
-    return _each(maps, torch.stack(rows), lambda values: exact(float(values.mean())))
+    return judged(maps, torch.stack(rows), lambda values: exact(float(values.mean())), _unlike)
 
 
 def _interior(grid: Sequence[int], margin: int) -> Tensor:
@@ -203,15 +203,10 @@ def _largest(values: Tensor) -> Finding:
     return Finding(value, value, math.nan)
 
 
-def _each(maps: Remade, values: Tensor, summary: Callable[[Tensor], Finding]) -> list[Finding]:
-    """Each target's value from its changes (samples, t), or the reason why it has none."""
-    found = []
-    for reason, own in zip(maps.unfit, values.T, strict=True):
-        if not reason and not own.isfinite().all():
-            bad = int((~own.isfinite()).sum())
-            reason = f"{bad} of {len(own)} changed images have a map of another grid, NaN or infinite, or none to compare"
-        found.append(Finding(reason=reason) if reason else summary(own))
-    return found
+def _unlike(own: Tensor) -> str:
+    """Why there is no change, or ""."""
+    bad = int((~own.isfinite()).sum())
+    return f"{bad} of {len(own)} changed images have a map of another grid, NaN or infinite, or none to compare" if bad else ""
 
 
 def _check(metric: AverageSensitivity | MaxSensitivity) -> None:

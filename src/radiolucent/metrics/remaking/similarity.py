@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
+from radiolucent import statistics
 from radiolucent.errors import BadInput
 
 
@@ -18,10 +18,8 @@ def spearman(first: Tensor, second: Tensor) -> float:
 
     0 where one is constant: what a random order of its values gives on average.
     """
-    a, b = (rankdata(_numbers(values).ravel()) for values in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norm if norm > 0 else 0.0
+    found = statistics.spearman(_numbers(first), _numbers(second))
+    return 0.0 if math.isnan(found) else found
 
 
 def ssim(first: Tensor, second: Tensor) -> float:
