@@ -338,3 +338,27 @@ def test_words_for_a_first_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "--shape takes channels and a grid of 2 or 3 axes" in said
     assert "of=gradient, samples=25" in ran(monkeypatch, capsys, "methods", "smooth-grad")[1]
     assert "first=METHOD, second=METHOD" in ran(monkeypatch, capsys, "methods", "times")[1]
+
+
+def test_ctrl_c_that_falls_into_a_del_is_not_lost(tmp_path: Path) -> None:
+    code = """
+import signal, time
+from radiolucent import cli
+
+class Late:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+@cli.app.command()
+def work():
+    Late()
+    for _ in range(500):
+        time.sleep(0.01)
+    print("all of it done")
+
+cli.main()
+"""
+    end = subprocess.run([sys.executable, "-c", code, "work"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (end.returncode, end.stdout) == (130, ""), end.stderr
+    assert end.stderr.endswith("radiolucent: interrupted; what is done is kept\n")
+    assert "Traceback" not in end.stderr

@@ -6,8 +6,10 @@ Exit codes: 0 done, 1 wrong usage (nothing was done), 3 some case failed (the ot
 
 from __future__ import annotations
 
+import _thread
 import sys
-from typing import Annotated
+import threading
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +19,9 @@ from radiolucent.cli.measure import measure, metrics
 from radiolucent.cli.models import layers, methods
 from radiolucent.cli.study import app as study
 from radiolucent.cli.train import train
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 app = typer.Typer(
     add_completion=False,
@@ -40,10 +45,19 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
+def _ask_again(lost: UnraisableHookArgs) -> None:
+    """Python drops a Ctrl-C that falls into an object's `__del__`, and the program would go on: send it once more."""
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Entry point: errors of usage and of input become one line and exit code 1."""
     from radiolucent.errors import BadInput
 
+    before, sys.unraisablehook = sys.unraisablehook, _ask_again
     try:
         app()
     except SystemExit as end:
@@ -55,3 +69,5 @@ def main() -> None:
     except (BadInput, OSError) as error:
         print(f"radiolucent: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        sys.unraisablehook = before
