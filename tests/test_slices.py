@@ -109,6 +109,24 @@ def test_a_mask_that_does_not_fit_is_refused() -> None:
             model(x, mask)
 
 
+def test_some_slices_stand_for_all_while_it_trains() -> None:
+    model, x = small(draw=6).eval(), volumes()
+    seen: list[int] = []
+    model.encoder.register_forward_hook(lambda m, a, output: seen.append(len(output)))
+    padded = slice_mask(torch.tensor([[6, 9, 5], [1, 1, 2]]), GRID)  # the second volume has four slices
+    torch.testing.assert_close(model(x), small().eval()(x))
+    weights: list[Tensor] = []
+    model.pooling.weights.register_forward_hook(lambda m, a, w: weights.append(w))
+    for mask, counts in ((None, [6, 6]), (padded, [6, 4])):
+        seen.clear()
+        output = model.train()(x, mask)
+        used = weights[-1].detach().amax(1) > 0
+        assert sum(seen) == sum(counts) and used.sum(1).tolist() == counts
+        assert mask is None or not (used & ~mask).any()
+        again = model(x, mask)
+        assert not torch.equal(weights[-1].amax(1) > 0, used) and not torch.equal(again, output)
+
+
 @every_pooling
 def test_chunks_change_nothing(pooling: str) -> None:
     whole, x = small(pooling).eval(), volumes()
@@ -249,7 +267,7 @@ def test_a_regression_answers_in_its_own_unit_and_learns_in_its_spread() -> None
         ({"task": "segmentation"}, "a task among classification, regression, multi-label"),
         ({"outputs": 0}, "outputs as a whole number above 0"),
         ({"channels": 0}, "channels above 0"),
-        ({"chunk": -1}, "width and chunk from 0"),
+        ({"chunk": -1}, "width, chunk and draw from 0"),
         ({"pooling_arguments": {"heads": 3}}, "heads that divide the features' width 8; got 3"),
         ({"pooling_arguments": {"head": 2}}, "arguments that the pooling attention takes"),
     ],

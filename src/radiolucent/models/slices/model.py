@@ -48,6 +48,8 @@ class SliceModel(nn.Module):
         width: project features to this width first, by a layer norm and a linear layer; 0 does not.
         chunk: slices at once through the encoder; 0: all of an axis. In training, batch norm sees a chunk.
         checkpoint: in training, make the encoder's activations again in the backward pass instead of keeping them.
+        draw: in training, so many slices of each volume, drawn anew at each step, stand for all of them: the encoder's work
+            shrinks with their number, and none can be relied on. 0: all. `features` are always of all slices.
         keep_head: the encoder's last linear layer belongs to its features.
         encoder_arguments, pooling_arguments: for those that are named.
 
@@ -55,7 +57,7 @@ class SliceModel(nn.Module):
         BadInput: an encoder that gives no features, channels or sizes that do not fit.
     """
 
-    behind_features = ("pooling", "pooling_arguments", "outputs", "task", "width")
+    behind_features = ("pooling", "pooling_arguments", "outputs", "task", "width", "draw")
     """The arguments that `features` do not depend on."""
 
     def __init__(
@@ -72,16 +74,17 @@ class SliceModel(nn.Module):
         width: int = 0,
         chunk: int = 0,
         checkpoint: bool = False,
+        draw: int = 0,
         keep_head: bool = False,
         encoder_arguments: Mapping[str, Any] | None = None,
         pooling_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_settings(axes, channels, stem, size, (width, chunk))
+        check_settings(axes, channels, stem, size, (width, chunk, draw))
         network = build_encoder(encoder, encoder_arguments) if isinstance(encoder, str) else encoder
         self.axes, self.channels = tuple(axes), channels
         self.size = None if size is None else (int(size[0]), int(size[1]))
-        self.chunk, self.checkpoint = chunk, checkpoint
+        self.chunk, self.checkpoint, self.draw = chunk, checkpoint, draw
         self.encoder, self.encoder_channels, self.encoder_width = extractor(network, channels, stem, self.size, keep_head)
         self.stack = nn.Identity()
         self.reduce = nn.Sequential(nn.LayerNorm(self.encoder_width), nn.Linear(self.encoder_width, width)) if width else None
@@ -94,6 +97,7 @@ class SliceModel(nn.Module):
         self.head = head(task, int(made.width), outputs)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        mask = self._drawn(x, mask) if self.training and self.draw else mask
         return self.from_features(self.features(x, mask), mask)
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -136,6 +140,15 @@ class SliceModel(nn.Module):
         features = self.encoder(self.prepare(slices))
         return features if features.ndim == 2 else features.flatten(2).mean(-1)
 
+    def _drawn(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """A mask of the slices that stand for all in this step, among those that are there."""
+        count = sum(x.shape[AXES.index(axis) + 2] for axis in self.axes)
+        rank = torch.rand(len(x), count, device=x.device)
+        if mask is not None:
+            rank = rank.masked_fill(~self._checked(mask, x), 2.0)  # padding comes last, and is left out below
+        drawn = torch.zeros_like(rank, dtype=torch.bool).scatter(1, rank.argsort(1)[:, : self.draw], True)
+        return drawn if mask is None else drawn & mask
+
     def _checked(self, mask: Tensor, x: Tensor) -> Tensor:
         count = sum(x.shape[AXES.index(axis) + 2] for axis in self.axes)
         if mask.shape != (len(x), count) or mask.dtype != torch.bool or not bool(mask.any(1).all()):
@@ -160,7 +173,7 @@ def check_settings(axes: Sequence[str], channels: int, stem: str, size: Sequence
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise BadInput("a size (h, w) of slices", repr(size), "Two whole numbers above 0, or none.")
     if channels < 1 or min(counts) < 0:
-        raise BadInput("channels above 0, width and chunk from 0", f"{channels} and {tuple(counts)}", "Correct them.")
+        raise BadInput("channels above 0; width, chunk and draw from 0", f"{channels} and {tuple(counts)}", "Correct them.")
 
 
 def frozen_in_eval(model: Any) -> Any:
