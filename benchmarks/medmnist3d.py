@@ -51,13 +51,13 @@ def network(model: str, data: str, o: argparse.Namespace) -> dict[str, Any]:
         arguments |= {"kind": model} | ({"size": [o.slices] * 3} if o.slices else {})
     else:
         name = "SliceModel"
-        arguments |= {"pooling": model} | ({"size": [o.slices] * 2} if o.slices else {}) | ({"width": o.width} if o.width else {})
+        arguments |= {"pooling": model, "draw": o.draw, "width": o.width} | ({"size": [o.slices] * 2} if o.slices else {})
     weights = {"encoder_weights": str(o.encoder_weights.absolute())} if o.encoder_weights else {}
     return {"network": f"radiolucent:{name}", "arguments": arguments, **weights}
 
 
 def recipe(model: str, data: str, o: argparse.Namespace) -> Any:
-    optimiser = ({"epochs": o.epochs} if o.epochs else {}) | ({"frozen_epochs": o.frozen} if o.frozen is not None else {})
+    asked = {"epochs": o.epochs, "frozen_epochs": o.frozen, "batch": o.batch, "encoder_rate": o.encoder_rate}
     tables = {
         "preset": o.preset,
         "training": {"name": f"{data} {model}", "seeds": list(range(o.seeds))},
@@ -66,7 +66,7 @@ def recipe(model: str, data: str, o: argparse.Namespace) -> Any:
         "model": network(model, data, o),
         "machine": {"device": o.device, "precision": o.precision, "features": str((o.out / data / "features").absolute())},
     }
-    return from_tables(tables | {"optimiser": optimiser}, Path.cwd())
+    return from_tables(tables | {"optimiser": {key: value for key, value in asked.items() if value is not None}}, Path.cwd())
 
 
 def cells(o: argparse.Namespace) -> list[tuple[str, str, Path]]:
@@ -125,8 +125,9 @@ def options(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", type=lambda text: text.split(","), default=[*KINDS[:2], *POOLINGS[:5]])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--preset", choices=("paper", "fast"), default="paper")
-    parser.add_argument("--epochs", type=int, default=0, help="in place of the preset's")
-    parser.add_argument("--frozen", type=int, help="frozen epochs, in place of the preset's")
+    for name, kind in {"epochs": int, "frozen": int, "batch": int, "encoder-rate": float}.items():
+        parser.add_argument(f"--{name}", type=kind, help="in place of the preset's")
+    parser.add_argument("--draw", type=int, default=0, help="in training, so many slices of each volume stand for all")
     parser.add_argument("--encoder", default="monai:resnet18", help="a 2D network, as SliceModel takes it")
     parser.add_argument("--encoder-weights", type=Path)
     parser.add_argument("--size", type=int, choices=(28, 64), default=28)
