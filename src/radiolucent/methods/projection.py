@@ -18,8 +18,11 @@ from radiolucent.methods.guided import DeconvReLU, GuidedReLU, activations
 from radiolucent.protocols import Target
 from radiolucent.scoring import check_scores, in_chunks
 
-NUMBERS = 2**26
-"""In the largest tensor of one backward pass, for batch=0: 256 MiB in single precision."""
+NUMBERS = {"cpu": 2**20}
+"""In the largest tensor of one backward pass on a device, for batch=0: on a processor 4 MiB, which its cache still holds."""
+
+MOST_NUMBERS = 2**26
+"""On any other device: 256 MiB in single precision."""
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 
@@ -83,21 +86,23 @@ class Projection:
         As many at once as `batch` says, or for 0 as memory allows.
         """
 
+        def projected(wanted: Tensor) -> Tensor:
+            (found,) = torch.autograd.grad(self._output, [self._start], wanted, retain_graph=True, allow_unused=True)
+            if found is None:
+                raise BadInput("a layer that depends on the image", "no path from the image to it", "Choose another layer.")
+            return found
+
         def together(which: range) -> Tensor:
             signals = self._output.new_zeros(len(which), *self._output.shape)
             for i, each in zip(which, signals, strict=True):
                 signal(i, self.form.restore(each))
-            one = len(which) == 1
-            start, wanted = [self._start], signals[0] if one else signals
-            (found,) = torch.autograd.grad(
-                self._output, start, wanted, retain_graph=True, allow_unused=True, is_grads_batched=not one
-            )
-            if found is None:
-                raise BadInput("a layer that depends on the image", "no path from the image to it", "Choose another layer.")
-            found = found[None] if one else found
+            # Not is_grads_batched: that takes most operations one unit at a time.
+            found = projected(signals[0])[None] if len(which) == 1 else torch.vmap(projected, randomness="same")(signals)
             return found.to(torch.promote_types(found.dtype, torch.float32)).sum(2)
 
-        for which, found in in_chunks(count, batch or max(1, NUMBERS // self.largest), together):
+        # At least two, since of one volume PyTorch makes convolutions without oneDNN, ten times slower.
+        most = NUMBERS.get(self._start.device.type, MOST_NUMBERS)
+        for which, found in in_chunks(count, batch or max(2, most // self.largest), together):
             yield from zip(which, found, strict=True)
 
 
