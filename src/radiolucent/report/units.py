@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from radiolucent.errors import InputWarning
 from radiolucent.explanation import Explanation, Prediction
 from radiolucent.geometry import Array
 from radiolucent.methods import AttentiveResponse
@@ -23,12 +25,14 @@ UNITS = (9, 25)
 MOST_NUMBERS = 2**28
 """In all units' maps of all targets together, 1 GiB in single precision: more are not drawn."""
 
+_MOST_TARGETS = 4
 _PIXELS = {2: 1 << 16, 3: 1 << 20}  # of one panel, by the image's axes
 
-LEGEND = (
+COLOURS = "Yellow is positive, blue negative, each map on its own scale: full colour is the 99th percentile of its |response|."
+
+_LEGEND = (
     "Left: image, dominant map, and which unit is the strongest at each pixel, in the colours of the frames. Then {units} by rank: "
-    "its number and {ranking}; x, full colour beside the first unit's; wins, the share of the pixels where it is the strongest. "
-    "Yellow is positive, blue negative; each map on its own scale, full colour at the 99th percentile of its |response|."
+    "its number and {ranking}; x, full colour beside the first unit's; wins, the share of the pixels where it is the strongest."
 )
 _RANKED_BY = {"sum": "sum of activation", "max": "largest activation", "score": "activation x gradient of the score"}
 
@@ -39,8 +43,8 @@ def unit_figures(prediction: Prediction, targets: Target, method: AttentiveRespo
     Of the first of the targets. Nothing where the maps of all units are too many to be held.
     """
     fixed = targets.fix(prediction.output)
-    if _held(prediction, fixed, method):
-        yield from _figures(prediction, method, method.responses(prediction.model, prediction.x, fixed), 0)
+    if (found := _responses(prediction, fixed, method)) is not None:
+        yield from _figures(prediction, method, found, 0)
 
 
 def unit_pictures(
@@ -48,33 +52,39 @@ def unit_pictures(
 ) -> list[Mapping[str, Sequence[tuple[str, str]]]]:
     """For each explanation by AttentiveResponse, target -> images for a page, with captions; for any other nothing.
 
-    A ranking that does not know the target has the same units for all of them: they stand with the first.
+    A ranking that does not know the target has the same units for all of them: they stand with the first. Of others the
+    first 4 targets have pictures, since each is 1 MB.
     """
     fixed = targets.fix(prediction.output)
     names = fixed.names(classes)
     pictures: list[Mapping[str, Sequence[tuple[str, str]]]] = []
     for explanation in explanations:
         method, own = explanation.method, {}
-        if isinstance(method, AttentiveResponse) and _held(prediction, fixed, method):
-            found = method.responses(prediction.model, prediction.x, fixed)
-            for target in explanation.targets if method.ranking == "score" else explanation.targets[:1]:
+        found = _responses(prediction, fixed, method) if isinstance(method, AttentiveResponse) else None
+        if isinstance(method, AttentiveResponse) and found is not None:
+            for target in explanation.targets[: _MOST_TARGETS if method.ranking == "score" else 1]:
                 drawn = _figures(prediction, method, found, names.index(target))
-                own[target] = [(data_uri(figure, photograph=True), caption) for figure, caption in drawn]
+                own[target] = [(data_uri(figure, photograph=True), f"{caption} {COLOURS}") for figure, caption in drawn]
         pictures.append(own)
     return pictures
 
 
-def _held(prediction: Prediction, fixed: Target, method: AttentiveResponse) -> bool:
-    """Whether the maps of all units are few enough to be held at once."""
-    return method.n * len(fixed.names(())) * prediction.image.data[0].size <= MOST_NUMBERS
+def _responses(prediction: Prediction, fixed: Target, method: AttentiveResponse) -> Responses | None:
+    """The maps of all units, where they are few enough to be held at once."""
+    if method.n * len(fixed.names(())) * prediction.image.data[0].size > MOST_NUMBERS:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # said already, when the case was explained
+        return method.responses(prediction.model, prediction.x, fixed)
 
 
 def _figures(prediction: Prediction, method: AttentiveResponse, found: Responses, t: int) -> Iterator[tuple[Figure, str]]:
     drawn = _on_display(prediction, found, t)
     count = len(drawn.units)
-    for most in sorted({min(n, count) for n in UNITS}):
+    for number, most in enumerate(sorted({min(n, count) for n in UNITS})):
         units = f"the maps of the {most} strongest of {count} units" if most > 1 else f"the map of the strongest of {count} units"
-        yield unit_maps(drawn, most), LEGEND.format(units=units, ranking=_RANKED_BY[method.ranking])
+        full = _LEGEND.format(units=units, ranking=_RANKED_BY[method.ranking])
+        yield unit_maps(drawn, most), f"The same with {units}." if number else full
 
 
 def _on_display(prediction: Prediction, found: Responses, t: int) -> Units:

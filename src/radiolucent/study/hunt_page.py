@@ -24,12 +24,11 @@ from radiolucent.protocols import Target
 from radiolucent.report.cohort import Group, Panel, write_cohort_report
 from radiolucent.report.picture import background, for_display
 from radiolucent.report.responses import ranked_cases
-from radiolucent.report.units import unit_figures
+from radiolucent.report.units import COLOURS, unit_figures
 from radiolucent.study.hunting import Asked, Hunted, ask, shown_first
 from radiolucent.study.shown import table
 from radiolucent.version import VERSION
 
-COLOURS = "Yellow is positive, blue negative, each map on its own scale: full colour is the 99th percentile of its |response|."
 _MOST_PIXELS = 1 << 18
 _RANKED = 15
 
@@ -129,10 +128,8 @@ def case_figures(
 ) -> Iterator[tuple[Figure, str]]:
     """Image and map, for attentive responses with the maps of the strongest 9 and 25 units, each with its caption."""
     method = asked.method
-    if isinstance(method, AttentiveResponse):
-        yield from unit_figures(prediction, targets, method)
-    else:
-        yield ranked_cases([(name, scan, dominant)], columns=1), f"image and {title(method)}"
+    drawn = list(unit_figures(prediction, targets, method)) if isinstance(method, AttentiveResponse) else []
+    yield from drawn or [(ranked_cases([(name, scan, dominant)], columns=1), f"image and {title(method)}")]
 
 
 def _tables(hunted: Hunted, by_class: DataFrame) -> Sequence[Panel]:
