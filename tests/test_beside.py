@@ -270,7 +270,7 @@ def test_pictures_show_every_model() -> None:
         upper.axes[-2].get_title().replace("\n", " ")
         == f"axial, z = {peak:.1f} mm 3d, hires-cam at 1, at its peak {maps[2].drawn.full}"
     )
-    own, other = lower.axes[0].lines
+    own, other, _ = lower.axes[0].lines
     assert list(own.get_ydata()) == slices[0]["k"]["weight"]
     assert list(other.get_ydata()) == slices[1]["k"]["weight"]
     assert (own.get_label(), other.get_label()) == ("this model", "dark")

@@ -82,7 +82,7 @@ def test_every_metric_has_a_category_a_direction_an_equation_and_a_meaning(name:
     text = describe(KNOWN[name])
     assert text["name"] == name
     assert text["category"] in (
-        "localization",
+        "localisation",
         "faithfulness",
         "complexity",
         "robustness",

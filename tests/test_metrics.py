@@ -389,7 +389,7 @@ def test_row_34_a_map_that_says_nothing_is_refused(value: float) -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_says_what_it_is(name: str) -> None:
     text = describe(METRICS[name])
-    assert (text["name"], text["category"], text["direction"]) == (name, "localization", "higher is better")
+    assert (text["name"], text["category"], text["direction"]) == (name, "localisation", "higher is better")
     assert text["equation"]
     assert text["summary"]
     assert "igher is better" in text["meaning"]

@@ -110,7 +110,13 @@ def test_axes_that_the_model_does_not_cut_are_not_drawn(axes: tuple[str, ...]) -
     figure = attention(background(scan), {axis: own[axis] for axis in axes})
     panels = [axis for axis in figure.subfigs[0].axes if axis.get_title()]
     assert len(panels) == 2
-    assert len(figure.subfigs[1].axes) == len(axes)
+    profiles = figure.subfigs[1].axes
+    assert len(profiles) == len(axes)
+    assert {axis.get_ylim()[0] for axis in profiles} == {0}
+    count = sum(len(own[axis]["weight"]) for axis in axes)
+    (said,) = [text.get_text() for text in profiles[-1].get_legend().get_texts() if "/" in text.get_text()]
+    assert said == f"all the same: 1/{count}"
+    assert any(list(line.get_ydata()) == [1 / count] * 2 for line in profiles[0].lines)
     assert len(words({"slices": {axis: own[axis] for axis in axes}})) == 1
 
 

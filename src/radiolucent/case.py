@@ -24,6 +24,7 @@ from radiolucent.plan import Explained, Plan, choose_targets, explain_all, is_se
 from radiolucent.protocols import Method
 from radiolucent.regions import region_rows
 from radiolucent.report import write_report
+from radiolucent.report.units import unit_pictures
 from radiolucent.volume import Volume
 
 
@@ -143,6 +144,7 @@ def write_page(
     if len(shown) < len(explained.explanations):
         left_out = [f"{len(shown)} of {len(explained.explanations)} explanations are drawn here; all are in their folders"]
     outlines = {name: i for i, name in enumerate(card.classes)}
+    asked = explained.targets
     write_report(
         path,
         explained.prediction.scan,
@@ -158,6 +160,8 @@ def write_page(
         model=card.name,
         beside={name: _shown(own) for name, own in (beside or {}).items()},
         alike=alike,
+        units=unit_pictures(explained.prediction, asked, shown, card.classes) if asked else (),
+        measured_in=_unit(card),
     )
     return left_out
 
@@ -202,6 +206,11 @@ def fitting(parcellation: Parcellation, scan: Volume) -> Parcellation:
             "Resample it to the scan's voxels first.",
         )
     return parcellation
+
+
+def _unit(card: Card) -> str:
+    """What a regression's outputs are measured in, where the card says it."""
+    return str(card.about.get("unit", "")).replace("mm3", "mm³") if card.task == "regression" else ""
 
 
 def _facts(card: Card) -> dict[str, str]:

@@ -126,12 +126,13 @@ def class_names(prediction: Prediction, card: Card) -> dict[int, Name]:
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """One scan's explanations by one model, the methods that gave none, with their reasons, and remarks on both."""
+    """One scan's explanations of `targets` by one model, the methods that gave none, with their reasons, and remarks on both."""
 
     prediction: Prediction
     explanations: Sequence[Explanation]
     failures: Mapping[str, str]
     notes: Sequence[str] = ()
+    targets: Target | None = None
 
     def summary(self, maps: Sequence[str]) -> dict[str, Any]:
         """Scores, files of the maps (`maps`: a folder for each explanation, or nothing), methods that failed."""
@@ -161,4 +162,4 @@ def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan,
         raise errors[0]
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
-    return Explained(prediction, explanations, failures)
+    return Explained(prediction, explanations, failures, targets=targets)

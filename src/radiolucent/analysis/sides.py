@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pandas import DataFrame, Series
 
@@ -21,11 +21,10 @@ MARGIN = 0.1
 """An index within +-0.1 counts as equal: at most 55 % of what both sides have lies on one of them."""
 
 
-def sides(regions: DataFrame, pairs: Pairs = (), *, value: Literal["mass_fraction", "density"] = "mass_fraction") -> DataFrame:
+def sides(regions: DataFrame, pairs: Pairs = ()) -> DataFrame:
     """Per case, method, layer, target and pair: index = (L - R) / (L + R), from -1 (all right) to 1 (all left).
 
-    L and R are the masses, or densities, which do not grow with the volume of a side. NaN where one side is absent from
-    the scan, or no relevance lies in either. Left is the patient's.
+    L and R are the masses. NaN where one side is absent from the scan, or no relevance lies in either. Left is the patient's.
 
     Args:
         pairs: (name of the left region, name of the right); without any, regions with one name whose hemispheres are L
@@ -35,7 +34,7 @@ def sides(regions: DataFrame, pairs: Pairs = (), *, value: Literal["mass_fractio
     names = labels[["region", "hemisphere"]].drop_duplicates()
     chosen = chosen_pairs(names, pairs)
     about = ["case", *GROUP]
-    wide = labels.assign(side=keys(labels)).groupby([*about, "side"])[value].sum().unstack("side")
+    wide = labels.assign(side=keys(labels)).groupby([*about, "side"])["mass_fraction"].sum().unstack("side")
     parts = []
     for pair, left, right in chosen:
         L, R = wide[left], wide[right]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,12 @@ from radiolucent.scoring import check_scores, in_chunks
 
 NUMBERS = 2**26
 """In the largest tensor of one backward pass, for batch=0: 256 MiB in single precision."""
+
+NUMBERS_ON_CPU = {"image": 2**20, "volume": 2**22}
+"""The same on a processor, whose cache is to hold some of it."""
+
+FEWEST_IMAGES = 8
+"""On a processor fewer in one pass are slower than each alone: oneDNN takes small convolutions of several in a slower way."""
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution")
 
@@ -77,27 +84,39 @@ class Projection:
         x = self._start
         return x.new_zeros(len(x), *x.shape[2:], dtype=torch.promote_types(x.dtype, torch.float32))
 
+    def _at_once(self) -> int:
+        """How many signals share a backward pass. See benchmarks/attentive.py."""
+        x = self._start
+        if x.device.type != "cpu":
+            return max(1, NUMBERS // self.largest)
+        if x.ndim == 5:  # of one volume alone PyTorch makes convolutions without oneDNN, up to ten times slower
+            return max(2, NUMBERS_ON_CPU["volume"] // self.largest)
+        many = NUMBERS_ON_CPU["image"] // self.largest
+        return many if many >= FEWEST_IMAGES else 1
+
     def back(self, count: int, signal: Callable[[int, Tensor], None], batch: int) -> Iterator[tuple[int, Tensor]]:
         """(i, response (b, *grid)) for i < count, input channels added up; `signal(i, empty)` fills i's signal (b, k, *cells).
 
         As many at once as `batch` says, or for 0 as memory allows.
         """
 
+        def projected(wanted: Tensor) -> Tensor:
+            (found,) = torch.autograd.grad(self._output, [self._start], wanted, retain_graph=True, allow_unused=True)
+            if found is None:
+                raise BadInput("a layer that depends on the image", "no path from the image to it", "Choose another layer.")
+            return found
+
         def together(which: range) -> Tensor:
             signals = self._output.new_zeros(len(which), *self._output.shape)
             for i, each in zip(which, signals, strict=True):
                 signal(i, self.form.restore(each))
-            one = len(which) == 1
-            start, wanted = [self._start], signals[0] if one else signals
-            (found,) = torch.autograd.grad(
-                self._output, start, wanted, retain_graph=True, allow_unused=True, is_grads_batched=not one
-            )
-            if found is None:
-                raise BadInput("a layer that depends on the image", "no path from the image to it", "Choose another layer.")
-            found = found[None] if one else found
+            # Not is_grads_batched: that takes most operations one unit at a time.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "There is a performance drop")  # an operation that cannot be batched
+                found = projected(signals[0])[None] if len(which) == 1 else torch.vmap(projected, randomness="same")(signals)
             return found.to(torch.promote_types(found.dtype, torch.float32)).sum(2)
 
-        for which, found in in_chunks(count, batch or max(1, NUMBERS // self.largest), together):
+        for which, found in in_chunks(count, batch or self._at_once(), together):
             yield from zip(which, found, strict=True)
 
 

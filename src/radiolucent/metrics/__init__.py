@@ -19,7 +19,7 @@ from radiolucent.metrics.faithfulness import (
     ask,
 )
 from radiolucent.metrics.finding import Undefined
-from radiolucent.metrics.localization import (
+from radiolucent.metrics.localisation import (
     AUROC,
     AveragePrecision,
     EnergyPointingGame,

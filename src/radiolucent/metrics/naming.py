@@ -23,7 +23,7 @@ def label_of(metric: Any) -> str:
     "deletion(over=voxels, points=50)".
     """
     values = {f.name: getattr(metric, f.name) for f in fields(metric)}
-    if metric.category == "localization":
+    if metric.category == "localisation":
         value = next(iter(values.values()), None)
         return metric.name if value in (None, 0) else f"{metric.name}@{format(value, 'g' if isinstance(value, float) else '')}"
     own = [f"{f.name}={_text(values[f.name])}" for f in fields(metric) if values[f.name] != f.default]

@@ -1,4 +1,4 @@
-"""Localization at a threshold: what is pointed at against what is there.
+"""Localisation at a threshold: what is pointed at against what is there.
 
 Throughout, a[p] >= 0 is the relevance mass of voxel p (see Mass: what counts in a signed map), M the mask,
 A(t) = {p: a[p] >= t, a[p] > 0} what is pointed at, and t the threshold in the map's own unit (see thresholds).
@@ -17,7 +17,7 @@ from radiolucent.metrics.thresholds import cut, parse
 class _Thresholded:
     threshold: str | float = "otsu"
 
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __post_init__(self) -> None:

@@ -49,6 +49,8 @@ def write_report(
     model: str = "this model",
     beside: Mapping[str, Sequence[Explanation]] | None = None,
     alike: Sequence[Mapping[str, Any]] | None = None,
+    units: Sequence[Mapping[str, Sequence[tuple[str, str]]]] = (),
+    measured_in: str = "",
 ) -> Path:
     """Write the report of one case as a single HTML file that needs no network.
 
@@ -65,6 +67,8 @@ def write_report(
         model: what the model is called where there are others beside it.
         beside: other models' explanations of the same scan and targets, by the models' names.
         alike: rows of `radiolucent.explanation.likeness` of all models, where they are known already.
+        units: for each explanation, target -> images with captions to put below its map (see `report.units`).
+        measured_in: the unit of the scores, where they have one.
     """
     if not explanations:
         raise BadInput("at least one explanation", "none", "There is nothing to report.")
@@ -74,16 +78,15 @@ def write_report(
     every = [*explanations, *(e for own in others.values() for e in own)]
     for explanation in every:
         scan.like(explanation.relevance[0].data[:1])
-    if alike is None:
-        alike = likeness({model: explanations, **others})
+    alike = likeness({model: explanations, **others}) if alike is None else alike
     parcellation = parcellation.on(scan.grid) if parcellation else None
-    if regions is None:
-        regions = region_rows(explanations, parcellation) if parcellation else []
+    rows = regions if regions is not None else region_rows(explanations, parcellation) if parcellation else []
     most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in every))
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
     around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
     maps = drawn({"": explanations, **others}, most)
+    of_units = {id(e): own for e, own in zip(explanations, units, strict=False)}
     is_3d = scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
@@ -97,12 +100,19 @@ def write_report(
             notes=[*notes, *scan.notes, *(remark for e in explanations for remark in e.remarks)],
             meaning=MEANING,
             scores=_scores(explanations, others),
+            measured_in=measured_in,
             facts=list((facts or {}).items()),
-            cards=[_card(shown, own, around.get(own.target)) | pictures(shown, own, maps, alike) for own in maps if not own.model],
+            cards=[
+                _card(shown, own, around.get(own.target))
+                | pictures(shown, own, maps, alike)
+                | {"units": of_units.get(id(own.explanation), {}).get(own.target, ())}
+                for own in maps
+                if not own.model
+            ],
             methods=[{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(every)],
             alike=table(alike),
             threshold=f"{THRESHOLD:.0%}",
-            regions=_by_map(regions),
+            regions=_by_map(rows),
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,
             has_outline=bool(outlines),
@@ -279,9 +289,8 @@ def _provenance(explanations: Sequence[Explanation], others: Mapping[str, Sequen
     rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
     for e in explanations:
         known = {k: e.provenance[k] for k in own if k in e.provenance}
-        if any(
-            "curve" in row or "slices" in row for row in known.get("details", ())
-        ):  # which have pictures and tables of their own
+        # Curves, slices and units have pictures and tables of their own.
+        if any({"curve", "slices", "units"} & row.keys() for row in known.get("details", ())):
             del known["details"]
         values = ", ".join(f"{k} {json.dumps(value)}" for k, value in known.items())
         rows.append((title(e.method), values))

@@ -94,8 +94,11 @@ def _drawn(lines: list[Array], shape: tuple[int, ...]) -> Picture:
 
 
 def _profiles(figure: Any, shown: Volume, along: Mapping[int, Along], others: Mapping[str, Mapping[int, Along]]) -> None:
-    """The weights along each axis, their mean over the heads and the heads themselves; and other models' weights."""
-    where = places(shown)
+    """The weights along each axis, their mean over the heads and the heads themselves; and other models' weights.
+
+    Beside them what each slice would have if all of this model's had the same.
+    """
+    where, count = places(shown), sum(len(own.weight) for own in along.values())
     axes = np.atleast_1d(figure.subplots(1, len(along), sharey=True))
     for number, (axis, d) in enumerate(zip(axes, sorted(along), strict=True)):
         name, place = where[d]
@@ -110,6 +113,7 @@ def _profiles(figure: Any, shown: Volume, along: Mapping[int, Along], others: Ma
         for (model, other), colour in zip(others.items(), cycle(LINES)):
             if d in other:
                 axis.plot(mm(other[d].voxel), other[d].weight, color=colour, linewidth=0.9, drawstyle="steps-mid", label=model)
+        axis.axhline(1 / count, color="0.35", linewidth=0.8, linestyle=":", label=f"all the same: 1/{count}")
         axis.set_xlabel(f"{name}, slices across {own.axis}", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
@@ -117,8 +121,8 @@ def _profiles(figure: Any, shown: Volume, along: Mapping[int, Along], others: Ma
             axis.invert_xaxis()  # as in the slices above
         if number == 0:
             axis.set_ylabel("weight" if others else "weight (grey: heads)", fontsize=8)
-    if others:
-        axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes[0].set_ylim(bottom=0)  # and with it the others, which share its axis
+    axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def words(details: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from pandas import DataFrame
 from torch import nn
@@ -24,14 +23,12 @@ from radiolucent.models import Card
 from radiolucent.protocols import Target
 from radiolucent.report.cohort import Group, Panel, write_cohort_report
 from radiolucent.report.picture import background, for_display
-from radiolucent.report.responses import ranked_cases, unit_maps
+from radiolucent.report.responses import ranked_cases
+from radiolucent.report.units import COLOURS, unit_figures
 from radiolucent.study.hunting import Asked, Hunted, ask, shown_first
 from radiolucent.study.shown import table
 from radiolucent.version import VERSION
 
-UNITS = (9, 25)
-"""How many units' maps are drawn: the paper shows 9 of a misclassified case, and takes 25 for its maps."""
-COLOURS = "Yellow is positive, blue negative, each map on its own scale: full colour is the 99th percentile of its |response|."
 _MOST_PIXELS = 1 << 18
 _RANKED = 15
 
@@ -129,24 +126,10 @@ def _pictured(hunted: Hunted, network: nn.Module, card: Card, asked: Asked, coun
 def case_figures(
     prediction: Prediction, targets: Target, asked: Asked, scan: Any, dominant: Any, name: str
 ) -> Iterator[tuple[Figure, str]]:
-    """Image, map, and for attentive responses the maps of its strongest 9 and 25 units, each with its caption."""
+    """Image and map, for attentive responses with the maps of the strongest 9 and 25 units, each with its caption."""
     method = asked.method
-    if not isinstance(method, AttentiveResponse):
-        yield ranked_cases([(name, scan, dominant)], columns=1), f"image and {title(method)}"
-        return
-    found = method.responses(prediction.model, prediction.x, targets)
-    units = [int(unit) for unit in found.units[0, 0]]
-    maps = [_on_display(prediction, each.float().cpu().numpy()) for each in found.maps[0, 0]]
-    active = sum(unit >= 0 for unit in units)
-    for most in sorted({min(n, active) for n in UNITS}):
-        strongest = f"the {most} strongest of {active} units by {method.ranking} (x: scale beside the first's)"
-        caption = f"image, dominant map, and {strongest}"
-        yield unit_maps(scan, dominant, np.stack(maps), units, most), caption
-
-
-def _on_display(prediction: Prediction, values: Any) -> Any:
-    """A unit's map as the page shows it: on the scan's own grid, as the dominant map is."""
-    return for_display(prediction.image.like(values[None]).on(prediction.scan.grid), _MOST_PIXELS).data[0]
+    drawn = list(unit_figures(prediction, targets, method)) if isinstance(method, AttentiveResponse) else []
+    yield from drawn or [(ranked_cases([(name, scan, dominant)], columns=1), f"image and {title(method)}")]
 
 
 def _tables(hunted: Hunted, by_class: DataFrame) -> Sequence[Panel]:

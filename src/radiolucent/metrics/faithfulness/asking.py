@@ -211,7 +211,7 @@ def _refuse(x: Tensor, maps: Mapping[str, Tensor], checks: Sequence[Check], slop
     if not maps or len({len(relevance) for relevance in maps.values()}) > 1:
         got = ", ".join(f"{name}: {len(relevance)}" for name, relevance in maps.items()) or "none"
         raise BadInput("maps of the same number of targets", got, "Give each as (t, 1, c, *cells).")
-    wrong = [c for c in checks if isinstance(c, type) or not callable(c) or getattr(c, "category", "") == "localization"]
+    wrong = [c for c in checks if isinstance(c, type) or not callable(c) or getattr(c, "category", "") == "localisation"]
     if not checks or wrong:
         do = "For example [FaithfulnessCorrelation(), Deletion()] from radiolucent.metrics; those against a mask go to measure."
         raise BadInput("a list of checks", f"{wrong or list(checks)!r:.80}", do)

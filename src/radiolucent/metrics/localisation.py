@@ -1,4 +1,4 @@
-"""Localization without a threshold: peaks, shares and ranks of the relevance against a mask.
+"""Localisation without a threshold: peaks, shares and ranks of the relevance against a mask.
 
 Throughout, a[p] >= 0 is the relevance mass of voxel p (see Mass: what counts in a signed map), and M the mask.
 """
@@ -29,7 +29,7 @@ class PointingGame:
     tolerance_mm: float = 0.0
 
     name = "pointing-game"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class EnergyPointingGame:
     """
 
     name = "energy-pointing-game"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
@@ -76,7 +76,7 @@ class Enrichment:
     """
 
     name = "enrichment"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
@@ -95,7 +95,7 @@ class MassConcentration:
     """
 
     name = "mass-concentration"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
@@ -125,7 +125,7 @@ class RankAccuracy:
     """
 
     name = "rank-accuracy"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
@@ -148,7 +148,7 @@ class AveragePrecision:
     """
 
     name = "average-precision"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
@@ -167,7 +167,7 @@ class MaxF1:
     """
 
     name = "max-f1"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
@@ -187,7 +187,7 @@ class AUROC:
     """
 
     name = "auroc"
-    category = "localization"
+    category = "localisation"
     higher_is_better = True
 
     def __call__(self, inside: Inside) -> Score:
