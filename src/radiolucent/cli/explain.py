@@ -39,6 +39,7 @@ Task = Literal["classification", "regression", "segmentation"]
 Reduce = Literal["sum", "mean", "probability"]
 NonFinite = Literal["refuse", "zero"]
 Colour = Literal["refuse", "grey", "channels"]
+Check = Literal["quick", "full", "off"]
 
 
 def explain(
@@ -67,6 +68,9 @@ def explain(
     seg_percentile: Annotated[
         float, typer.Option(min=0, max=100, help="DICOM: outline the relevance from this percentile of the positive voxels.")
     ] = 99.0,
+    check: Annotated[
+        Check, typer.Option(help="Ask whether each map can be believed; quick: up to 3 times the maps' time.")
+    ] = "quick",
     window: Windows = None,
     overlap: Overlap = None,
     trust_model: Trust = False,
@@ -96,6 +100,7 @@ def explain(
         names,
         series,
         seg_percentile,
+        check,
     )
     regions = _check(plan, network, card, others)
     inputs = [*images, *map(place_of, (model, *beside)), *(path for path in (weights, parcellation, names) if path)]

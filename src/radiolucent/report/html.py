@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
 
 from radiolucent import io
 from radiolucent.errors import BadInput
@@ -21,8 +22,9 @@ from radiolucent.methods import describe, title
 from radiolucent.parcellation import Parcellation
 from radiolucent.regions import region_rows
 from radiolucent.report import figures
-from radiolucent.report.beside import Map, drawn, pictures, table
+from radiolucent.report.beside import Map, drawn, evidence, pictures, table
 from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, background, for_display, lookup_table
+from radiolucent.trust import TrustCard
 from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
@@ -49,6 +51,7 @@ def write_report(
     model: str = "this model",
     beside: Mapping[str, Sequence[Explanation]] | None = None,
     alike: Sequence[Mapping[str, Any]] | None = None,
+    cards: Mapping[str, Sequence[TrustCard]] | None = None,
 ) -> Path:
     """Write the report of one case as a single HTML file that needs no network.
 
@@ -65,6 +68,7 @@ def write_report(
         model: what the model is called where there are others beside it.
         beside: other models' explanations of the same scan and targets, by the models' names.
         alike: rows of `radiolucent.explanation.likeness` of all models, where they are known already.
+        cards: trust cards (radiolucent.trust) by the models' names, those of this model under "".
     """
     if not explanations:
         raise BadInput("at least one explanation", "none", "There is nothing to report.")
@@ -83,7 +87,7 @@ def write_report(
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
     around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
-    maps = drawn({"": explanations, **others}, most)
+    maps = drawn({"": explanations, **others}, most, cards or {})
     is_3d = scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
@@ -102,6 +106,8 @@ def write_report(
             methods=[{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(every)],
             alike=table(alike),
             threshold=f"{THRESHOLD:.0%}",
+            trust=[evidence(each) for each in maps if each.card],
+            trust_cost=next((own[0].cost["said"] for own in (cards or {}).values() if own), ""),
             regions=_by_map(regions),
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,
@@ -192,14 +198,20 @@ def _card(shown: Volume, own: Map, outline: Any) -> dict[str, Any]:
     card: dict[str, Any] = {
         "method": title(explanation.method),
         "target": target,
-        "slices": figures.data_uri(figures.slices(shown, drawn, unit, outline)),
+        "slices": figures.data_uri(_stamped(figures.slices(shown, drawn, unit, outline), own)),
         "profiles": figures.data_uri(figures.profiles(shown, for_display(relevance))),
         "montage": "",
         "course": _course(explanation, target),
+        "evidence": evidence(own) if own.card else None,
     }
     if shown.data.ndim == 4:
-        card["montage"] = figures.data_uri(figures.montage(shown, drawn, unit, outline))
+        card["montage"] = figures.data_uri(_stamped(figures.montage(shown, drawn, unit, outline), own))
     return card
+
+
+def _stamped(figure: Figure, own: Map) -> Figure:
+    figures.stamp(figure, own.stamp)
+    return figure
 
 
 def _course(explanation: Explanation, target: str) -> dict[str, Any] | None:
@@ -225,7 +237,7 @@ def _map(shown: Volume, each: Map) -> dict[str, Any]:
     drawn = each.drawn
     peak = np.array([*drawn.peak, 0, 0][:3])
     return {
-        "name": f"{each.name}: {each.target}",
+        "name": f"{each.name}: {each.target}" + (f" ({each.stamp})" if each.stamp else ""),
         "image": _packed(shown, (drawn.value * 127).round().astype(np.int8)),
         "scale": f"{drawn.scale:.2g}",
         "signed": drawn.signed,
