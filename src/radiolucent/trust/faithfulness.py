@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -111,9 +111,16 @@ def _elsewhere(sums: Array) -> Array:
     """The lattice of sums in all other places it can have, (places, units): shifted around the edges, mirrored."""
     axes = range(sums.ndim)
     mirrors = [np.flip(sums, [a for a in axes if bits >> a & 1]) for bits in range(2**sums.ndim)]
-    shifts = list(itertools.product(*map(range, sums.shape)))
-    places = [np.roll(one, shift, tuple(axes)).ravel() for one in mirrors for shift in shifts]
-    return np.stack(places[1:])  # the first is the map itself
+    places = np.concatenate([one.ravel()[_shifts(sums.shape)] for one in mirrors])
+    return places[1:]  # the first is the map itself
+
+
+@lru_cache(maxsize=4)  # all maps of a case have the same lattice
+def _shifts(shape: tuple[int, ...]) -> Array:
+    """For each shift the number of the unit that comes to lie in each unit's place, (shifts, units)."""
+    places = np.indices(shape).reshape(len(shape), -1)
+    moved = (places[:, None, :] - places[:, :, None]) % np.array(shape)[:, None, None]
+    return np.ravel_multi_index(tuple(moved), shape)
 
 
 def _correlations(rows: Array, lost: Array) -> Array:
