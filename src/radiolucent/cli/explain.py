@@ -216,6 +216,14 @@ def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -
     return [(image, out / io.stem(image)) for image in images]
 
 
+def _checked(case: dict[str, Any]) -> list[str]:
+    """What became of the maps' checks, where any was made: one line for each map that fails, and how many pass."""
+    words = {f"{name}, {target}": word for name, own in case.get("trust", {}).items() for target, word in own.items()}
+    passed = sum(word == "passes" for word in words.values())
+    failed = [f"{name}: {word}" for name, word in words.items() if word.startswith("FAILS")]
+    return [*failed, f"{passed} of {len(words)} maps pass their check (see the report and trust.json)"] if words else []
+
+
 def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
     failed = [d for d in done if d["status"] == "failed" or d.get("failed_methods")]
     if as_json:
@@ -225,6 +233,8 @@ def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
             if case["status"] == "done":
                 scores = ", ".join(f"{name} {score:.5g}" for name, score in case["targets"].items())
                 print(f"{case['case']}: {scores} ({case['seconds']} s)\n  report: {Path(case['report']).resolve()}")
+                for line in _checked(case):
+                    print(f"  {line}")
             for method, reason in case.get("failed_methods", {}).items():
                 print(f"  {method} failed: {reason}")
         if len(done) > 1 or failed:
