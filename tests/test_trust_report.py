@@ -1,7 +1,7 @@
 """What a user sees of the trust cards: in the case's folder, in its report, on the command line."""
 
 import json
-from html import escape
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def test_the_cards_stand_in_the_folder_and_the_report(tmp_path: Path) -> None:
     page = (out / "report.html").read_text("utf-8")
     assert page.count(f"guided-backprop: spot ({stamp})") == 1  # in the viewer's list of maps
     for verdict in first["verdicts"] + second["verdicts"]:
-        assert escape(verdict["said"]) in page
+        assert verdict["said"] in unescape(page)
     assert "evaluations of the model against" in page
     lines = _checked(summary)
     assert lines == [f"guided-backprop, spot: {stamp}", "1 of 2 maps pass their check (see the report and trust.json)"]

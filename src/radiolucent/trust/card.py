@@ -76,9 +76,14 @@ def not_tested(question: str, reason: str, numbers: Sequence[Mapping[str, Any]] 
     return Verdict(question, "not tested", f"Not tested: {reason[:1].lower() + reason[1:]}", tuple(numbers))
 
 
+def two(value: float) -> str:
+    """A number with two digits, and never -0.00."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 def interval(found: Finding) -> str:
     """ " (0.70 to 0.92)", or nothing."""
-    return f" ({found.low:.2f} to {found.high:.2f})" if math.isfinite(found.low) and math.isfinite(found.high) else ""
+    return f" ({two(found.low)} to {two(found.high)})" if math.isfinite(found.low) and math.isfinite(found.high) else ""
 
 
 def chance(p: float) -> str:

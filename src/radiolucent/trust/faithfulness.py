@@ -14,7 +14,7 @@ from radiolucent.geometry import Array
 from radiolucent.metrics.faithfulness.findings import drops, fisher
 from radiolucent.metrics.faithfulness.units import Units
 from radiolucent.metrics.finding import Finding, Undefined
-from radiolucent.trust.card import Verdict, chance, interval, not_tested, number
+from radiolucent.trust.card import Verdict, chance, interval, not_tested, number, two
 from radiolucent.trust.standards import Standards
 
 RESAMPLES = 4000
@@ -45,6 +45,7 @@ class Compared:
     p_elsewhere: float
     edges: float
     p_edges: float
+    n: int
 
 
 def compared(relevance: Tensor, hidden: Hidden, target: int) -> Compared:
@@ -72,7 +73,7 @@ def compared(relevance: Tensor, hidden: Hidden, target: int) -> Compared:
     better = _weighted(own, lost, weights) - _weighted(edges, lost, weights)
     beaten = float((1 + (better <= 1e-12).sum()) / (1 + RESAMPLES))
     chances = float((1 + (others >= F - 1e-12).sum()) / (1 + len(others)))
-    return Compared(Finding(F, *fisher(F, n)), float(others.mean()), chances, _correlations(edges[None], lost)[0], beaten)
+    return Compared(Finding(F, *fisher(F, n)), float(others.mean()), chances, _correlations(edges[None], lost)[0], beaten, n)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -94,9 +95,9 @@ def faithfulness(found: Compared | str, p_elsewhere: float, p_edges: float, stan
         number("the same map elsewhere, mean", found.elsewhere),
         number("an edge map", found.edges, p_edges),
     )
-    value = f"correlation {found.found.value:.2f}{interval(found.found)}"
-    elsewhere = f"elsewhere {found.elsewhere:.2f}, {chance(p_elsewhere)}"
-    edges = f"{found.edges:.2f}, {chance(p_edges)}"
+    value = f"correlation {two(found.found.value)}{interval(found.found)} over {found.n} hidden subsets"
+    elsewhere = f"elsewhere {two(found.elsewhere)}, {chance(p_elsewhere)}"
+    edges = f"{two(found.edges)}, {chance(p_edges)}"
     if p_elsewhere >= standards.alpha:
         said = f"Hiding what the map marks was not shown to cost more than hiding any other place: {value}; {elsewhere}."
         return Verdict("faithfulness", "fails", said, numbers)

@@ -19,14 +19,15 @@ from radiolucent.methods import EdgeMap, title, unique_titles
 from radiolucent.metrics.faithfulness import Asked
 from radiolucent.metrics.faithfulness.changed import Drawn, Unchanged
 from radiolucent.metrics.finding import Undefined
+from radiolucent.metrics.remaking import scores_of
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Target
 from radiolucent.targets import Logits
-from radiolucent.trust.card import TrustCard, Verdict
+from radiolucent.trust.card import TrustCard
 from radiolucent.trust.faithfulness import Compared, Hidden, chosen, compared, faithfulness, holm, together
 from radiolucent.trust.sanity import Learnt, copies, learnt, randomly, sanity, top_layers
-from radiolucent.trust.scene import Made, Scene
-from radiolucent.trust.stability import agreement, stability
+from radiolucent.trust.scene import Scene, Values
+from radiolucent.trust.stability import agreement, change, stability
 from radiolucent.trust.standards import Standards, standards
 
 FURTHER = (
@@ -83,9 +84,9 @@ class _Evidence:
 
     maps: int = 0
     pass_: int = 1
-    random: dict[int, list[Made]] = field(default_factory=lambda: defaultdict(list))
+    random: dict[int, list[Values]] = field(default_factory=lambda: defaultdict(list))
     no_random: str = ""
-    noisy: list[list[Made]] = field(default_factory=list)
+    noisy: list[list[Values]] = field(default_factory=list)
     no_noisy: str = ""
     hidden: Hidden | str = ""
     learnt: Learnt = field(default_factory=Learnt)
@@ -93,12 +94,13 @@ class _Evidence:
 
 def _asked(scene: Scene, asked: Standards) -> _Evidence:
     prediction, found = scene.prediction, _Evidence()
+    layers = _or_reason(lambda: top_layers(prediction.model, prediction.x, asked.top))
     with costing(prediction.model, prediction.x.device) as one:
-        layers = _or_reason(lambda: top_layers(prediction.model, prediction.x, asked.top))
+        _or_reason(lambda: scores_of(prediction.model, scene.fixed)(prediction.x))
     found.pass_ = max(1, one.forwards or 1)
     with costing(prediction.model, prediction.x.device) as maps:
         for seed in range(asked.noisy):
-            made = _or_reason(partial(scene.again, image=scene.noisy(asked.noise, seed), run=seed + 1))
+            made = _or_reason(partial(_noisy, scene, asked, seed))
             if isinstance(made, str):
                 found.no_noisy = made
                 break
@@ -109,7 +111,7 @@ def _asked(scene: Scene, asked: Standards) -> _Evidence:
         found.no_random = layers
     else:
         _draw(scene, layers, range(draws), range(len(scene.explanations)), found)
-        doubtful = [i for i, maps in found.random.items() if _alike(scene, i, maps) >= asked.doubtful]
+        doubtful = [i for i, own in found.random.items() if _highest(own) >= asked.doubtful]
         _draw(scene, layers, range(draws, asked.most_draws), doubtful, found)
     found.hidden, found.learnt = _hide(scene, asked, subsets)
     return found
@@ -127,20 +129,21 @@ def _draw(scene: Scene, layers: Sequence[str], seeds: range, which: Sequence[int
             found.random[i].append(made)
 
 
-def _alike(scene: Scene, number: int, draws: Sequence[Made]) -> float:
-    """Of the targets' mean similarities to their maps with random weights the highest."""
-    means = [0.0]
-    for target, first in scene.first[number].items():
-        known = [abs(scene.alike(first, own)) for own in (made[target] for made in draws) if not isinstance(own, str)]
-        means += [sum(known) / len(known)] if known else []
-    return max(means)
+def _highest(draws: Sequence[Values]) -> float:
+    """Of the targets' mean similarities to their maps with random weights."""
+    known = [[value for own in draws if not isinstance(value := own[target], str)] for target in draws[0]]
+    return max((sum(values) / len(values) for values in known if values), default=0.0)
+
+
+def _noisy(scene: Scene, asked: Standards, seed: int) -> list[Values]:
+    return scene.each(scene.again(image=scene.noisy(asked.noise, seed), run=seed + 1), change)
 
 
 def _affordable(maps: float, asked: Standards) -> tuple[int, int]:
     """How often weights are drawn and how many subsets are hidden, where all maps cost as much as `maps` images."""
     if not asked.times:
         return asked.draws, asked.subsets
-    must = asked.subsets + 5 + 4 * asked.models  # one for the layers, one for the image, three of its copies
+    must = asked.subsets + 6 + 4 * asked.models  # the layers, what a pass costs, the image, three of its copies
     left = max(asked.times * maps, 2 * maps + asked.spare) - (asked.noisy + asked.draws) * maps - must - asked.draws
     more = min(asked.most_draws - asked.draws, int(left // (maps + 1))) if maps else 0
     more = max(0, more)
@@ -186,13 +189,12 @@ def _cards(scene: Scene, found: _Evidence, asked: Standards) -> list[TrustCard]:
             random = [made[target] for made in found.random[number]] or [found.no_random]
             noisy = [made[number][target] for made in found.noisy] or [found.no_noisy]
             others = {names[i]: maps[target] for i, maps in enumerate(scene.first) if i != number and target in maps}
-            questions: list[tuple[str, Callable[[], Verdict]]] = [
-                ("sanity", partial(sanity, first, random, scene.alike, found.learnt, asked)),
-                ("faithfulness", partial(faithfulness, seen[t], corrected[0][t], corrected[1][t], asked)),
-                ("stability", partial(stability, first, noisy, explanation.method, asked)),
-                ("agreement", partial(agreement, first, others, partial(scene.alike, absolute=True))),
-            ]
-            verdicts = tuple(answer() for _, answer in questions)
+            verdicts = (
+                sanity(random, found.learnt, asked),
+                faithfulness(seen[t], corrected[0][t], corrected[1][t], asked),
+                stability(noisy, explanation.method, asked),
+                agreement(first, others, partial(scene.alike, absolute=True)),
+            )
             cards.append(TrustCard(names[number], target, repr(explanation.method), verdicts))
     return cards
 

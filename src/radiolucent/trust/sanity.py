@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from radiolucent.geometry import Array
 from radiolucent.hooks import evaluating, randomised, weighted
 from radiolucent.metrics.faithfulness import Asked
 from radiolucent.metrics.faithfulness.changed import Changed, Drawn, Gone, Unchanged
@@ -19,7 +18,7 @@ from radiolucent.metrics.finding import Finding, Undefined
 from radiolucent.metrics.remaking.maps import average
 from radiolucent.protocols import Target
 from radiolucent.trust.card import Verdict, chance, interval, not_tested, number
-from radiolucent.trust.scene import Made, Scene
+from radiolucent.trust.scene import Made, Scene, Values
 from radiolucent.trust.standards import Standards
 
 
@@ -39,8 +38,8 @@ def top_layers(model: nn.Module, x: Tensor, share: float) -> list[str]:
     return names[-math.ceil(share * len(names)) :]
 
 
-def randomly(scene: Scene, layers: Sequence[str], seed: int) -> list[Made]:
-    """All maps by the model in which those layers are random; refused where that has changed nothing that it says."""
+def randomly(scene: Scene, layers: Sequence[str], seed: int) -> list[Values]:
+    """The size of all maps' similarity to those with random layers; refused where that has changed nothing the model says."""
     prediction = scene.prediction
     other = randomised(prediction.model, layers, seed)
     maps = scene.again(model=other)
@@ -48,7 +47,7 @@ def randomly(scene: Scene, layers: Sequence[str], seed: int) -> list[Made]:
         said = scene.fixed(other(prediction.x))
     if torch.equal(said, scene.fixed(prediction.output)) and all(_same(a, b) for a, b in zip(maps, scene.first, strict=True)):
         raise Undefined("random weights change nothing: something holds on to the trained ones")
-    return maps
+    return scene.each(maps, lambda one, other: abs(scene.alike(one, other)))
 
 
 def _same(maps: Made, first: Made) -> bool:
@@ -91,11 +90,9 @@ def _spread(scores: Tensor) -> float:
         return float(np.log(scores.double().numpy().std(0, ddof=1)).mean())
 
 
-def sanity(
-    first: Array, randoms: Sequence[Array | str], alike: Callable[[Array, Array], float], known: Learnt, standards: Standards
-) -> Verdict:
-    """The verdict on one map `first`, of which there are the maps by models with random weights, or reasons why not."""
-    maps = [each for each in randoms if not isinstance(each, str)]
+def sanity(randoms: Sequence[float | str], known: Learnt, standards: Standards) -> Verdict:
+    """The verdict on one map, from its similarities to maps by models with random weights, or reasons why there are none."""
+    values = [each for each in randoms if not isinstance(each, str)]
     numbers = [number("the network against shuffled ones", Finding(reason=known.reason), known.p)]
     if known.p >= standards.alpha:
         said = (
@@ -103,9 +100,10 @@ def sanity(
             "it has learnt nothing that a map of it could show."
         )
         return Verdict("sanity", "fails", said, tuple(numbers))
-    if not maps:
+    if not values:
         return not_tested("sanity", next((each for each in randoms if isinstance(each, str)), "no random weights"), numbers)
-    found = average(torch.tensor([abs(alike(first, each)) for each in maps], dtype=torch.float64))
+    found = average(torch.tensor(values, dtype=torch.float64))
+    found = replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
     numbers.insert(0, number("similarity to the map with random weights", found))
     value = f"rank correlation {found.value:.2f}{interval(found)}"
     part = f"the last layers ({standards.top:.0%} of them)" if standards.top < 1 else "all layers"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,8 +20,11 @@ from radiolucent.protocols import Method, Target
 from radiolucent.scoring import watched
 from radiolucent.statistics import spearman
 
-COMPARED = 2**17
+COMPARED = 2**15
 """Voxels that a rank correlation is over: of more, as many that chance chose, once for all."""
+
+Values = Mapping[str, float | str]
+"""A number for each target of one explanation, or the reason why there is none."""
 
 Made = Mapping[str, Array | str]
 """One method's maps by target, each as an array on the scan's grid, or the reason why there is none."""
@@ -46,7 +49,7 @@ class Scene:
     def names(self) -> tuple[str, ...]:
         return self.fixed.names(self.classes)
 
-    @property
+    @cached_property
     def first(self) -> list[Made]:
         """The maps that are judged."""
         return [{t: v.data for t, v in zip(e.targets, e.relevance, strict=True)} for e in self.explanations]
@@ -84,6 +87,13 @@ class Scene:
         a, b = (each.sum(0).ravel()[self._places] for each in (one, other))
         found = spearman(np.abs(a), np.abs(b)) if absolute else spearman(a, b)
         return 0.0 if np.isnan(found) else found
+
+    def each(self, made: Sequence[Made], measure: Callable[[Array, Array], float]) -> list[Values]:
+        """What each map that was made again is to the first one of its method and target, so that maps need not be kept."""
+        return [
+            {t: own if isinstance(own := again[t], str) else measure(first, own) for t, first in firsts.items()}
+            for firsts, again in zip(self.first, made, strict=True)
+        ]
 
     def noisy(self, share: float, seed: int) -> Array:
         """The model's image with uniform noise of that share of its range."""

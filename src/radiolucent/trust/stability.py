@@ -15,16 +15,18 @@ from radiolucent.trust.card import Verdict, interval, not_tested, number
 from radiolucent.trust.standards import Standards
 
 
-def stability(first: Array, noisy: Sequence[Array | str], method: Method, standards: Standards) -> Verdict:
-    """The verdict on one map, of which there are those of noisy images (and other seeds), or reasons why not.
+def change(first: Array, other: Array) -> float:
+    """|R(x + e) - R(x)| / |R(x)|, Frobenius norms on the scan's grid."""
+    first = first.astype(np.float64)
+    return float(np.linalg.norm(other - first) / np.linalg.norm(first))
 
-    ST = mean_e |R(x + e) - R(x)| / |R(x)|        Frobenius norms on the scan's grid
-    """
-    maps = [each for each in noisy if not isinstance(each, str)]
-    if len(maps) < len(noisy) or not maps:
+
+def stability(noisy: Sequence[float | str], method: Method, standards: Standards) -> Verdict:
+    """The verdict on one map, from its change for each noisy image (and another seed), or reasons why there is none."""
+    values = [each for each in noisy if not isinstance(each, str)]
+    if len(values) < len(noisy) or not values:
         return not_tested("stability", next((each for each in noisy if isinstance(each, str)), "there is no noisy image"))
-    size = float(np.linalg.norm(first.astype(np.float64)))
-    found = average(torch.tensor([float(np.linalg.norm(each - first.astype(np.float64))) / size for each in maps]).double())
+    found = average(torch.tensor(values, dtype=torch.float64))
     numbers = (number("relative change under noise", found),)
     seeds = " and other random numbers of the method" if re.search(r"\bseed=", repr(method)) else ""
     how = f"by {found.value:.2f} of its size{interval(found)} under noise of {standards.noise:.0%} of the image's range{seeds}"
