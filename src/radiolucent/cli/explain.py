@@ -69,7 +69,7 @@ def explain(
         float, typer.Option(min=0, max=100, help="DICOM: outline the relevance from this percentile of the positive voxels.")
     ] = 99.0,
     check: Annotated[
-        Check, typer.Option(help="Ask whether each map can be believed; quick: up to 3 times the maps' time.")
+        Check, typer.Option(help="Ask whether each map can be believed; quick costs up to 3 times the maps, or 64 images.")
     ] = "quick",
     window: Windows = None,
     overlap: Overlap = None,

@@ -44,9 +44,11 @@ class Map:
         return ", ".join(filter(None, (self.model, title(self.explanation.method))))
 
 
-def drawn(models: Mapping[str, Sequence[Explanation]], most: int, cards: Mapping[str, Sequence[TrustCard]]) -> list[Map]:
+def drawn(
+    models: Mapping[str, Sequence[Explanation]], most: int, cards: Mapping[str, Sequence[TrustCard]] | None = None
+) -> list[Map]:
     """All maps of all models, at most `most` voxels each, with their trust cards where there are."""
-    known = {(model, card.settings, card.target): card for model, own in cards.items() for card in own}
+    known = {(model, card.settings, card.target): card for model, own in (cards or {}).items() for card in own}
     return [
         Map(model, explanation, target, picture(relevance, most), known.get((model, repr(explanation.method), target)))
         for model, explanations in models.items()

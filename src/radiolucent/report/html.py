@@ -87,7 +87,7 @@ def write_report(
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
     around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
-    maps = drawn({"": explanations, **others}, most, cards or {})
+    maps = drawn({"": explanations, **others}, most, cards)
     is_3d = scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")

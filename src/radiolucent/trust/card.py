@@ -73,7 +73,7 @@ def number(name: str, found: Finding | float, p: float = math.nan) -> dict[str, 
 
 def not_tested(question: str, reason: str, numbers: Sequence[Mapping[str, Any]] = ()) -> Verdict:
     """A verdict that there is none, and why."""
-    return Verdict(question, "not tested", f"Not tested: {reason[:1].lower() + reason[1:]}", tuple(numbers))
+    return Verdict(question, "not tested", f"Not tested: {reason}", tuple(numbers))
 
 
 def two(value: float) -> str:

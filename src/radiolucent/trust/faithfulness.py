@@ -111,7 +111,7 @@ def faithfulness(found: Compared | str, p_elsewhere: float, p_edges: float, stan
 def _elsewhere(sums: Array) -> Array:
     """The lattice of sums in all other places it can have, (places, units): shifted around the edges, mirrored."""
     axes = range(sums.ndim)
-    mirrors = [np.flip(sums, [a for a in axes if bits >> a & 1]) for bits in range(2**sums.ndim)]
+    mirrors = [np.flip(sums, tuple(a for a in axes if bits >> a & 1)) for bits in range(2**sums.ndim)]
     places = np.concatenate([one.ravel()[_shifts(sums.shape)] for one in mirrors])
     return places[1:]  # the first is the map itself
 

@@ -17,13 +17,13 @@ from radiolucent.explanation.checking import on_model_s_grid
 from radiolucent.hooks import Cost, costing, evaluating
 from radiolucent.methods import EdgeMap, title, unique_titles
 from radiolucent.metrics.faithfulness import Asked
-from radiolucent.metrics.faithfulness.changed import Drawn, Unchanged
+from radiolucent.metrics.faithfulness.changed import Changed, Drawn, Unchanged
 from radiolucent.metrics.finding import Undefined
 from radiolucent.metrics.remaking import scores_of
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Target
 from radiolucent.targets import Logits
-from radiolucent.trust.card import TrustCard
+from radiolucent.trust.card import QUESTIONS, TrustCard, not_tested
 from radiolucent.trust.faithfulness import Compared, Hidden, chosen, compared, faithfulness, holm, together
 from radiolucent.trust.sanity import Learnt, copies, learnt, randomly, sanity, top_layers
 from radiolucent.trust.scene import Scene, Values
@@ -71,11 +71,23 @@ def trust(
         raise BadInput("a list of explanations", f"{explanations!r:.60}", "Give what prediction.explain returned.")
     scene = Scene(prediction, explanations, targets, classes, parcellation, spread)
     with costing(prediction.model, prediction.x.device) as cost:
-        evidence = _asked(scene, asked)
-        cards = _cards(scene, evidence, asked)
-        if asked.further:
-            cards = _further(scene, cards)
+        evidence = _Evidence()
+        judged = _or_reason(lambda: _judged(scene, asked, evidence))
+    cards = _none(scene, judged) if isinstance(judged, str) else judged
     return [replace(card, cost=_cost(scene, cost, evidence, asked)) for card in cards]
+
+
+def _judged(scene: Scene, asked: Standards, evidence: _Evidence) -> list[TrustCard]:
+    _ask(scene, asked, evidence)
+    cards = _cards(scene, evidence, asked)
+    return _further(scene, cards) if asked.further else cards
+
+
+def _none(scene: Scene, reason: str) -> list[TrustCard]:
+    """Cards that say why nothing was tested: a check that fails must not take the maps along."""
+    verdicts = tuple(not_tested(question, reason) for question in QUESTIONS)
+    maps = zip(unique_titles([e.method for e in scene.explanations]), scene.explanations, strict=True)
+    return [TrustCard(name, target, repr(e.method), verdicts) for name, e in maps for target in e.targets]
 
 
 @dataclass
@@ -92,8 +104,8 @@ class _Evidence:
     learnt: Learnt = field(default_factory=Learnt)
 
 
-def _asked(scene: Scene, asked: Standards) -> _Evidence:
-    prediction, found = scene.prediction, _Evidence()
+def _ask(scene: Scene, asked: Standards, found: _Evidence) -> None:
+    prediction = scene.prediction
     layers = _or_reason(lambda: top_layers(prediction.model, prediction.x, asked.top))
     with costing(prediction.model, prediction.x.device) as one:
         _or_reason(lambda: scores_of(prediction.model, scene.fixed)(prediction.x))
@@ -114,7 +126,6 @@ def _asked(scene: Scene, asked: Standards) -> _Evidence:
         doubtful = [i for i, own in found.random.items() if _highest(own) >= asked.doubtful]
         _draw(scene, layers, range(draws, asked.most_draws), doubtful, found)
     found.hidden, found.learnt = _hide(scene, asked, subsets)
-    return found
 
 
 def _draw(scene: Scene, layers: Sequence[str], seeds: range, which: Sequence[int], found: _Evidence) -> None:
@@ -164,9 +175,10 @@ def _hide(scene: Scene, asked: Standards, subsets: int) -> tuple[Hidden | str, L
             units = witness.units("cubes", asked.cubes)
             drawn = [Drawn("cubes", asked.cubes, asked.baseline, size, 1, n) for n in range(subsets)]
             few = copies(asked, units.count)
-            witness.ask([Unchanged(), *drawn, *few])
+            copied: list[Changed] = [Unchanged(), *drawn, *few]
+            witness.ask(copied)
         members = chosen(units.count, [d.members(units) for d in drawn])
-        scores = torch.stack([witness.said[c] for c in (Unchanged(), *drawn)])
+        scores = torch.stack([witness.said[c] for c in copied[: 1 + subsets]])
         edges = units.sums(EdgeMap()(model, x, Logits(0))[0, 0].cpu()).numpy()
         own = torch.stack([witness.said[c] for c in few])
         known = _or_reason(lambda: learnt(model, x, scene.fixed, few, own, asked))

@@ -50,7 +50,7 @@ class Scene:
         return self.fixed.names(self.classes)
 
     @cached_property
-    def first(self) -> list[Made]:
+    def first(self) -> list[Mapping[str, Array]]:
         """The maps that are judged."""
         return [{t: v.data for t, v in zip(e.targets, e.relevance, strict=True)} for e in self.explanations]
 
