@@ -203,7 +203,7 @@ def test_the_report_has_them_beside_each_other(case: tuple[Path, dict[str, Any]]
     assert "Weights of dark: rank correlation -1.00, " in text
     assert "this model&#39;s top slice (k 5) has 0.00" in text
     (data,) = [json.loads(part) for part in text.split('id="data">')[1:2] for part in [part.split("</script>")[0]]]
-    assert [m["name"] for m in data["maps"]] == [
+    assert [m["name"].partition(" (FAILS")[0] for m in data["maps"]] == [
         "slice-attention: tumour",
         "slice-cam: tumour",
         "dark, slice-attention: tumour",

@@ -50,7 +50,7 @@ def test_explain_writes_the_case_and_says_so_in_json(tmp_path: Path) -> None:
     assert case["status"] == "done"
     assert list(case["targets"]) == ["posterior hippocampus"]
     assert {p.name for p in folder.iterdir()} == {
-        "grad-cam", "gradient", "regions.csv", "report.html", "segmentation.nii.gz", "summary.json",
+        "grad-cam", "gradient", "regions.csv", "report.html", "segmentation.nii.gz", "summary.json", "trust.json",
     }  # fmt: skip
     saved, given = nib.load(folder / "gradient" / "target_0.nii.gz"), nib.load(SCAN)
     assert saved.shape == given.shape

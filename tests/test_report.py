@@ -151,7 +151,7 @@ def test_profiles_show_millimetres_of_the_world_on_an_oblique_grid() -> None:
 
 
 def test_labels_below_zero_keep_their_colours() -> None:
-    from radiolucent.report.html import _labels
+    from radiolucent.report.viewed import _labels
 
     data = np.array([-3, 0, 5, 5], np.int32).reshape(1, 2, 2, 1)
     volume = Volume(data)

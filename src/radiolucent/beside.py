@@ -145,4 +145,5 @@ def _explained(
     taken = [f"{other.name}: {own} is taken for {name}" for own, name in called.items() if own != name]
     notes = [f"{other.name}: {note}" for note in prediction.scan.notes if note not in first.scan.notes]
     renamed = [replace(e, targets=tuple(called[t] for t in e.targets)) for e in explained.explanations]
-    return replace(explained, explanations=renamed, notes=taken + notes)
+    cards = [replace(c, target=called[c.target]) for c in explained.cards]
+    return replace(explained, explanations=renamed, notes=taken + notes, cards=cards)

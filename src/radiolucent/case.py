@@ -25,6 +25,7 @@ from radiolucent.protocols import Method
 from radiolucent.regions import region_rows
 from radiolucent.report import write_report
 from radiolucent.report.units import unit_pictures
+from radiolucent.trust import TrustCard, as_json
 from radiolucent.volume import Volume
 
 
@@ -43,7 +44,8 @@ def explain_case(
     """Write the case's folder, whole or not at all, and return its summary.
 
     The folder holds a subfolder per method (see Explanation.save), `segmentation.nii.gz` for a segmentation model,
-    `regions.csv` where there is a parcellation, `slices.csv` of pooled slices, `report.html` and `summary.json`. Where
+    `regions.csv` where there is a parcellation, `slices.csv` of pooled slices, `trust.json` (see
+    radiolucent.trust), `report.html` and `summary.json`. Where
     the scan is DICOM, its maps are there as DICOM too, which carry the patient's data (see write_dicom).
     A method that fails is named in the summary with its reason; if all fail, so does the case. `regions` is the plan's
     parcellation, where it was read before. Models `beside` it are explained for the same targets, their maps go into
@@ -84,6 +86,7 @@ def _write_beside(new: Path, image: Path, others: Mapping[str, Explained], plan:
         maps, left_out = write_maps(folder, image, explained.explanations, plan)
         if slices := slice_rows(explained.explanations):
             write_table(folder / "slices.csv", slices)
+        _write_cards(folder, explained)
         told[name] = explained.summary([f"beside/{folder.name}/{own}" for own in maps])
         failed = [f"{method} failed: {reason}" for method, reason in explained.failures.items()]
         said = [*failed, *left_out, *(remark for e in explained.explanations for remark in e.remarks)]
@@ -105,6 +108,7 @@ def _write(
     """Maps, segmentation, tables and report of a case: the maps' names, and what was left out."""
     prediction = explained.prediction
     maps, left_out = write_maps(new, image, explained.explanations, plan)
+    _write_cards(new, explained)
     if is_segmentation(prediction, card):
         io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
     beside = {name: own.explanations for name, own in others.items()}
@@ -118,8 +122,15 @@ def _write(
             write_table(new / f"{name}.csv", rows)
     shown: dict[str, Any] = {"parcellation": parcellation, "parcellation_name": called, "regions": tables["regions"]}
     shown |= {"outlined": not plan.parcellation, "notes": [*remarks, *left_out], "beside": beside, "alike": tables["likeness"]}
+    shown["cards"] = {"": explained.cards, **{name: own.cards for name, own in others.items()}}
     left_out = left_out + write_page(new / "report.html", io.stem(image), explained, card, **shown)
     return maps, left_out + [remark for e in explained.explanations for remark in e.remarks]
+
+
+def _write_cards(folder: Path, explained: Explained) -> None:
+    """`trust.json`, where the maps were checked."""
+    if explained.cards:
+        io.put(folder / "trust.json", as_json(explained.cards))
 
 
 def write_page(
@@ -135,10 +146,12 @@ def write_page(
     notes: Sequence[str] = (),
     beside: Mapping[str, Sequence[Explanation]] | None = None,
     alike: Sequence[Mapping[str, Any]] = (),
+    cards: Mapping[str, Sequence[TrustCard]] | None = None,
 ) -> list[str]:
     """The case's report; `outlined` says that the parcellation is the model's segmentation. Returns what it leaves out.
 
-    `beside` and `alike`: other models' explanations, and how alike they are (see likeness).
+    `beside` and `alike`: other models' explanations, and how alike they are (see likeness). `cards`: trust cards by model,
+    those of this one under "".
     """
     shown, left_out = _shown(explained.explanations), []
     if len(shown) < len(explained.explanations):
@@ -162,6 +175,7 @@ def write_page(
         alike=alike,
         units=unit_pictures(explained.prediction, asked, shown, card.classes) if asked else (),
         measured_in=_unit(card),
+        cards=cards or {},
     )
     return left_out
 

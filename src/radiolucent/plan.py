@@ -18,7 +18,9 @@ from radiolucent.methods import title
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
+from radiolucent.settings import among
 from radiolucent.targets import Logits, Outputs, Overlapping, Region, Select, as_tensor, label_map, part_of
+from radiolucent.trust import TrustCard, trust
 from radiolucent.volume import Volume
 
 
@@ -34,6 +36,7 @@ class Plan:
         frame, nonfinite, colour: how images are read (see io.read).
         parcellation, names: label image and its table of names; None takes a segmentation's own labels.
         series: the SeriesInstanceUID, where a scan's folder holds several DICOM series.
+        check: how thoroughly it is asked whether the maps can be believed: quick, full or off (see radiolucent.trust).
         seg_percentile: for DICOM scans, where the outlined region begins among the positive relevance.
     """
 
@@ -47,6 +50,10 @@ class Plan:
     names: Path | None = None
     series: str | None = None
     seg_percentile: float = 99.0
+    check: Literal["quick", "full", "off"] = "quick"
+
+    def __post_init__(self) -> None:
+        among(self, check=("quick", "full", "off"))
 
 
 def read_scan(image: Path, card: Card, plan: Plan) -> Volume:
@@ -126,13 +133,14 @@ def class_names(prediction: Prediction, card: Card) -> dict[int, Name]:
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """One scan's explanations of `targets` by one model, the methods that gave none, with their reasons, and remarks on both."""
+    """One scan's explanations of `targets` by one model, the methods that gave none, with their reasons, remarks, trust cards."""
 
     prediction: Prediction
     explanations: Sequence[Explanation]
     failures: Mapping[str, str]
     notes: Sequence[str] = ()
     targets: Target | None = None
+    cards: Sequence[TrustCard] = ()
 
     def summary(self, maps: Sequence[str]) -> dict[str, Any]:
         """Scores, files of the maps (`maps`: a folder for each explanation, or nothing), methods that failed."""
@@ -143,7 +151,15 @@ class Explained:
                 for name, e in zip(maps, self.explanations, strict=False)
             },
             "failed_methods": dict(self.failures),
-        }
+        } | ({"trust": self._trust(maps)} if self.cards else {})
+
+    def _trust(self, maps: Sequence[str]) -> dict[str, dict[str, str]]:
+        """What became of each map's check, as its card says it: by the map's folder and target."""
+        cards, told = iter(self.cards), {}
+        for name, e in zip(maps, self.explanations, strict=False):
+            own = {target: next(cards) for target in e.targets}
+            told[name] = {target: card.stamp or card.word for target, card in own.items()}
+        return told
 
 
 def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan, parcellation: Parcellation | None) -> Explained:
@@ -162,4 +178,18 @@ def explain_all(prediction: Prediction, targets: Target, card: Card, plan: Plan,
         raise errors[0]
     if not explanations:
         raise BadInput("at least one method that gives a map", "; ".join(f"{k}: {v}" for k, v in failures.items()), "See above.")
-    return Explained(prediction, explanations, failures, targets=targets)
+    cards = _cards(prediction, explanations, targets, card, plan, parcellation)
+    return Explained(prediction, explanations, failures, targets=targets, cards=cards)
+
+
+def _cards(
+    prediction: Prediction,
+    explanations: Sequence[Explanation],
+    targets: Target,
+    card: Card,
+    plan: Plan,
+    parcellation: Parcellation | None,
+) -> list[TrustCard]:
+    if plan.check == "off":
+        return []
+    return trust(prediction, explanations, targets, plan.check, classes=card.classes, parcellation=parcellation, spread=card.spread)

@@ -39,6 +39,7 @@ Task = Literal["classification", "regression", "segmentation"]
 Reduce = Literal["sum", "mean", "probability"]
 NonFinite = Literal["refuse", "zero"]
 Colour = Literal["refuse", "grey", "channels"]
+Check = Literal["quick", "full", "off"]
 
 
 def explain(
@@ -67,6 +68,9 @@ def explain(
     seg_percentile: Annotated[
         float, typer.Option(min=0, max=100, help="DICOM: outline the relevance from this percentile of the positive voxels.")
     ] = 99.0,
+    check: Annotated[
+        Check, typer.Option(help="Ask whether each map can be believed; quick costs up to 3 times the maps, or 64 images.")
+    ] = "quick",
     window: Windows = None,
     overlap: Overlap = None,
     trust_model: Trust = False,
@@ -96,6 +100,7 @@ def explain(
         names,
         series,
         seg_percentile,
+        check,
     )
     regions = _check(plan, network, card, others)
     inputs = [*images, *map(place_of, (model, *beside)), *(path for path in (weights, parcellation, names) if path)]
@@ -211,6 +216,14 @@ def _cases(images: list[Path], out: Path, overwrite: bool, inputs: list[Path]) -
     return [(image, out / io.stem(image)) for image in images]
 
 
+def _checked(case: dict[str, Any]) -> list[str]:
+    """What became of the maps' checks, where any was made: one line for each map that fails, and how many pass."""
+    words = {f"{name}, {target}": word for name, own in case.get("trust", {}).items() for target, word in own.items()}
+    passed = sum(word == "passes" for word in words.values())
+    failed = [f"{name}: {word}" for name, word in words.items() if word.startswith("FAILS")]
+    return [*failed, f"{passed} of {len(words)} maps pass their check (see the report and trust.json)"] if words else []
+
+
 def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
     failed = [d for d in done if d["status"] == "failed" or d.get("failed_methods")]
     if as_json:
@@ -220,6 +233,8 @@ def _finish(done: list[dict[str, Any]], as_json: bool) -> None:
             if case["status"] == "done":
                 scores = ", ".join(f"{name} {score:.5g}" for name, score in case["targets"].items())
                 print(f"{case['case']}: {scores} ({case['seconds']} s)\n  report: {Path(case['report']).resolve()}")
+                for line in _checked(case):
+                    print(f"  {line}")
             for method, reason in case.get("failed_methods", {}).items():
                 print(f"  {method} failed: {reason}")
         if len(done) > 1 or failed:

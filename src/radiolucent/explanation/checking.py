@@ -70,7 +70,7 @@ def check(
         if unknown := set(explanation.targets) - set(names):
             expected, got = f"maps of the targets {', '.join(names)}", ", ".join(sorted(unknown))
             raise BadInput(expected, got, "Give the targets, and the classes' names, that were explained.")
-        maps[number] = _on_model_s_grid(prediction, explanation, names)
+        maps[number] = on_model_s_grid(prediction, explanation, names)
     methods = [e.method for e in explanations]
     rows = _rows(prediction, methods, list(maps.values()), fixed, checks, names, parcellation, batch)
     for number, each in enumerate(rows):
@@ -128,7 +128,7 @@ def _rows(
     return rows
 
 
-def _on_model_s_grid(prediction: Prediction, explanation: Explanation, names: Sequence[str]) -> Tensor:
+def on_model_s_grid(prediction: Prediction, explanation: Explanation, names: Sequence[str]) -> Tensor:
     """(t, 1, c, *grid); NaN for a target without a map."""
     found = {name: v.on(prediction.image.grid).data for name, v in zip(explanation.targets, explanation.relevance, strict=True)}
     missing = np.full_like(next(iter(found.values())), math.nan)

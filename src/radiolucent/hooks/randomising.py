@@ -17,12 +17,14 @@ from radiolucent.hooks.guest import evaluating, own_random
 from radiolucent.hooks.sharing import InParts, Sharing
 
 
-def randomised(model: nn.Module, layers: Collection[str] | None = None, seed: int = 0) -> nn.Module:
+def randomised(model: nn.Module, layers: Collection[str] | None = None, seed: int = 0, *, shuffled: bool = False) -> nn.Module:
     """A copy of the model in which the weights of some modules, by name, are random (None: of all that have any).
 
     A module begins anew by its own `reset_parameters`, running statistics included. Weights that this leaves as they
-    were (and those of modules without it) have their values shuffled: the same values, without their order. What a
-    module gets depends on `seed` and its name alone, so that a cascade keeps what it drew.
+    were (and those of modules without it) have their values shuffled: the same values, without their order; with
+    `shuffled` all do. A network that has learnt nothing cannot be told from its shuffled copies, whatever it was begun
+    with: weights drawn by chance are as likely in any other order. What a module gets depends on `seed` and its name
+    alone, so that a cascade keeps what it drew.
 
     A copy, and not the guest with other weights for a while: the guest's are then right whatever happens, also when
     the process is interrupted in the middle, another thread is using the model, or two parameters share their memory
@@ -39,7 +41,7 @@ def randomised(model: nn.Module, layers: Collection[str] | None = None, seed: in
             if name in wanted:
                 places = {p.device for p in _own(module).values() if p.device.type == "cuda"}
                 with own_random(places, zlib.crc32(f"{seed} {name}".encode())):
-                    _begin_anew(module)
+                    _begin_anew(module, shuffled)
     return other
 
 
@@ -96,10 +98,10 @@ def _uncopied(got: str) -> BadInput:
     return BadInput("a model that can be copied, to randomise the copy", got, "Leave out the randomisation tests.")
 
 
-def _begin_anew(module: nn.Module) -> None:
+def _begin_anew(module: nn.Module, shuffled: bool) -> None:
     before = {name: p.clone() for name, p in _own(module).items()}
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-    if callable(reset):
+    if callable(reset) and not shuffled:
         reset()
     for name, parameter in _own(module).items():
         if torch.equal(parameter, before[name]):

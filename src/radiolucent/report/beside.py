@@ -15,6 +15,7 @@ from radiolucent.explanation import Explanation, partners, slices_of
 from radiolucent.methods import SliceAttention, SliceCAM, title
 from radiolucent.report import figures, slices
 from radiolucent.report.picture import Picture, overlay, picture
+from radiolucent.trust import TrustCard
 from radiolucent.volume import Volume
 
 MOST = 5
@@ -31,16 +32,25 @@ class Map:
     explanation: Explanation
     target: str
     drawn: Picture
+    card: TrustCard | None = None
+
+    @property
+    def stamp(self) -> str:
+        """What its pictures must say of it, where it fails its check."""
+        return self.card.stamp if self.card else ""
 
     @property
     def name(self) -> str:
         return ", ".join(filter(None, (self.model, title(self.explanation.method))))
 
 
-def drawn(models: Mapping[str, Sequence[Explanation]], most: int) -> list[Map]:
-    """All maps of all models, at most `most` voxels each."""
+def drawn(
+    models: Mapping[str, Sequence[Explanation]], most: int, cards: Mapping[str, Sequence[TrustCard]] | None = None
+) -> list[Map]:
+    """All maps of all models, at most `most` voxels each, with their trust cards where there are."""
+    known = {(model, card.settings, card.target): card for model, own in (cards or {}).items() for card in own}
     return [
-        Map(model, explanation, target, picture(relevance, most))
+        Map(model, explanation, target, picture(relevance, most), known.get((model, repr(explanation.method), target)))
         for model, explanations in models.items()
         for explanation in explanations
         for target, relevance in zip(explanation.targets, explanation.relevance, strict=True)
@@ -58,6 +68,7 @@ def pictures(shown: Volume, own: Map, maps: Sequence[Map], alike: Sequence[Mappi
     other = {m.model: slices_of(m.explanation, m.target) for m in theirs if isinstance(m.explanation.method, SliceAttention)}
     seen = [(m.name, m.drawn) for m in theirs if m.model not in other]
     figure = slices.attention(shown, weighed, within[0] if within else None, seen, other)
+    figures.stamp(figure, own.stamp)
     details = own.explanation.provenance["details"][own.explanation.targets.index(own.target)]
     said = slices.words(details) + _words(own, alike)
     return {"attention": figures.data_uri(figure), "words": said, "beside": ""}
@@ -118,7 +129,8 @@ def _name(axis: Axes, name: str) -> None:
 
 def _caption(each: Map) -> str:
     name = fill(each.name if each.model else f"this model, {each.name}", 24, break_on_hyphens=False)
-    return f"{name}\n{each.drawn.full}"
+    stamp = f"\n{fill(each.stamp, 24, break_on_hyphens=False)}" if each.stamp else ""
+    return f"{name}\n{each.drawn.full}{stamp}"
 
 
 def table(alike: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -134,3 +146,12 @@ def table(alike: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             names = {"target": target, "model": f"mean over {len(own)} pairs", "method": method, "beside": "", "beside_method": ""}
             rows.append(names | means)
     return [row | {name: "" if row[name] != row[name] else f"{row[name]:.2f}" for name in NUMBERS} for row in rows]
+
+
+def evidence(own: Map) -> dict[str, Any]:
+    """A map's trust card for the page: its name, the verdict on the whole, and each question's word and sentence."""
+    assert own.card is not None
+    words = {v.question: v.word for v in own.card.verdicts}
+    rows = [(v.question, v.word, v.said) for v in own.card.verdicts]
+    further = [r for r in own.card.further if r["value"] == r["value"]]
+    return {"map": f"{own.name}: {own.target}", "word": own.card.word, "words": words, "rows": rows, "further": further}

@@ -26,6 +26,7 @@ VIEWS = {
     "axial": (2, 0, 1, "R", "L", "P", "A"),
 }
 _OUTLINE = "#ff4fd8"
+_FAILS = "#b00020"
 _TERMS = ("#440154", "#21918c", "#c07a00")
 
 
@@ -63,6 +64,12 @@ def slices(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None
             cut(axis, view, scan, drawn, drawn.peak, outline)
     legend(figure, axes, drawn, unit)
     return figure
+
+
+def stamp(figure: Figure, text: str) -> None:
+    """Says on the picture itself that its map fails its check, so that it cannot be passed on without that."""
+    if text:
+        figure.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold", color=_FAILS)
 
 
 def montage(scan: Volume, drawn: Picture, unit: str, outline: Array | None = None, count: int = 12) -> Figure:

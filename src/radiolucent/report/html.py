@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
 
 from radiolucent import io
 from radiolucent.errors import BadInput
@@ -21,8 +20,10 @@ from radiolucent.methods import describe, title
 from radiolucent.parcellation import Parcellation
 from radiolucent.regions import region_rows
 from radiolucent.report import figures
-from radiolucent.report.beside import Map, drawn, pictures, table
-from radiolucent.report.picture import MOST_VOXELS, OPACITY, THRESHOLD, background, for_display, lookup_table
+from radiolucent.report.beside import Map, drawn, evidence, pictures, table
+from radiolucent.report.picture import MOST_VOXELS, THRESHOLD, background, for_display
+from radiolucent.report.viewed import viewed
+from radiolucent.trust import TrustCard
 from radiolucent.version import VERSION
 from radiolucent.volume import Volume
 
@@ -51,6 +52,7 @@ def write_report(
     alike: Sequence[Mapping[str, Any]] | None = None,
     units: Sequence[Mapping[str, Sequence[tuple[str, str]]]] = (),
     measured_in: str = "",
+    cards: Mapping[str, Sequence[TrustCard]] | None = None,
 ) -> Path:
     """Write the report of one case as a single HTML file that needs no network.
 
@@ -69,6 +71,7 @@ def write_report(
         alike: rows of `radiolucent.explanation.likeness` of all models, where they are known already.
         units: for each explanation, target -> images with captions to put below its map (see `report.units`).
         measured_in: the unit of the scores, where they have one.
+        cards: trust cards (radiolucent.trust) by the models' names, those of this model under "".
     """
     if not explanations:
         raise BadInput("at least one explanation", "none", "There is nothing to report.")
@@ -85,8 +88,8 @@ def write_report(
     shown = background(scan, most)
     labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
     around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
-    maps = drawn({"": explanations, **others}, most)
     of_units = {id(e): own for e, own in zip(explanations, units, strict=False)}
+    maps = drawn({"": explanations, **others}, most, cards)
     is_3d = scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
@@ -112,6 +115,8 @@ def write_report(
             methods=[{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(every)],
             alike=table(alike),
             threshold=f"{THRESHOLD:.0%}",
+            trust=[evidence(each) for each in maps if each.card],
+            trust_cost=next((own[0].cost["said"] for own in (cards or {}).values() if own), ""),
             regions=_by_map(rows),
             has_labels=parcellation is not None,
             parcellation_name=parcellation_name,
@@ -121,7 +126,7 @@ def write_report(
             resampled=shown.data[0].size != scan.data[0].size,
             provenance=_provenance(explanations, others),
             version=VERSION,
-            data=_viewed(shown, [_map(shown, each) for each in maps], _labels(parcellation, shown, labels)),
+            data=viewed(shown, maps, parcellation, labels),
             niivue=niivue,
             app=app,
         )
@@ -164,35 +169,12 @@ def policy(*scripts: str) -> str:
     )
 
 
-def _packed(on: Volume, data: np.ndarray[Any, Any]) -> str:
-    content = io.to_nifti(Volume(data[None], _page_affine(on), True))
-    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
-
-
-def _page_affine(on: Volume) -> np.ndarray[Any, Any]:
-    """The affine for the viewer: without a world only voxel sizes, so that nothing is mirrored."""
-    return on.affine if on.has_world else np.diag([*(*on.grid.spacing, 1.0)[:3], 1.0])
-
-
 def _scores(explanations: Sequence[Explanation], others: Mapping[str, Sequence[Explanation]]) -> list[tuple[str, float]]:
     """Each target's score, once; then those of other models."""
     pairs = [pair for e in explanations for pair in zip(e.targets, e.scores, strict=True)]
     for name, own in others.items():
         pairs += [(f"{target}, by {name}", score) for e in own for target, score in zip(e.targets, e.scores, strict=True)]
     return list(dict.fromkeys(pairs))
-
-
-def _viewed(shown: Volume, maps: list[dict[str, Any]], labels: dict[str, Any] | None) -> dict[str, Any]:
-    """All that the page's viewer reads."""
-    return {
-        "scan": _packed(shown, (shown.data[0] * 255).round().astype(np.uint8)),
-        "maps": maps,
-        "labels": labels,
-        "colours": (lookup_table() * 255).round().astype(int).tolist(),
-        "threshold": THRESHOLD,
-        "opacity": OPACITY,
-        "has_world": shown.has_world,
-    }
 
 
 def _card(shown: Volume, own: Map, outline: Any) -> dict[str, Any]:
@@ -202,14 +184,20 @@ def _card(shown: Volume, own: Map, outline: Any) -> dict[str, Any]:
     card: dict[str, Any] = {
         "method": title(explanation.method),
         "target": target,
-        "slices": figures.data_uri(figures.slices(shown, drawn, unit, outline)),
+        "slices": figures.data_uri(_stamped(figures.slices(shown, drawn, unit, outline), own)),
         "profiles": figures.data_uri(figures.profiles(shown, for_display(relevance))),
         "montage": "",
         "course": _course(explanation, target),
+        "evidence": evidence(own) if own.card else None,
     }
     if shown.data.ndim == 4:
-        card["montage"] = figures.data_uri(figures.montage(shown, drawn, unit, outline))
+        card["montage"] = figures.data_uri(_stamped(figures.montage(shown, drawn, unit, outline), own))
     return card
+
+
+def _stamped(figure: Figure, own: Map) -> Figure:
+    figures.stamp(figure, own.stamp)
+    return figure
 
 
 def _course(explanation: Explanation, target: str) -> dict[str, Any] | None:
@@ -229,49 +217,6 @@ def _course(explanation: Explanation, target: str) -> dict[str, Any] | None:
         "numbers": ", ".join(f"{name} {value}" for name, value in numbers.items()),
         "figure": figures.data_uri(figures.course(row["curve"])),
     }
-
-
-def _map(shown: Volume, each: Map) -> dict[str, Any]:
-    drawn = each.drawn
-    peak = np.array([*drawn.peak, 0, 0][:3])
-    return {
-        "name": f"{each.name}: {each.target}",
-        "image": _packed(shown, (drawn.value * 127).round().astype(np.int8)),
-        "scale": f"{drawn.scale:.2g}",
-        "signed": drawn.signed,
-        "unit": each.explanation.method.unit,
-        "peak": list(drawn.peak),
-        "peak_mm": (_page_affine(shown) @ [*peak, 1])[:3].tolist(),
-    }
-
-
-def _labels(parcellation: Parcellation | None, shown: Volume, labels: Any) -> dict[str, Any] | None:
-    """The label image, renumbered from 1, and its colours as NiiVue takes them."""
-    if parcellation is None:
-        return None
-    import matplotlib
-
-    values = [v for v in parcellation.values if v != 0]
-    order = np.array([0, *values])
-    rank = order.argsort()
-    dense = rank[np.searchsorted(order, labels, sorter=rank)]
-    wheel = matplotlib.colormaps["tab20"]
-    rgb = [[0, 0, 0]]
-    for number, value in enumerate(values):
-        own = parcellation.names[value].colour.lstrip("#")
-        rgb.append(
-            [int(own[i : i + 2], 16) for i in (0, 2, 4)] if len(own) == 6 else [int(255 * c) for c in wheel(number % 20)[:3]]
-        )
-    table = {
-        "R": [c[0] for c in rgb],
-        "G": [c[1] for c in rgb],
-        "B": [c[2] for c in rgb],
-        "A": [0] + [255] * len(values),
-        "I": list(range(len(rgb))),
-        "labels": ["background"] + [parcellation.name(v) for v in values],
-    }
-    kind = np.uint8 if len(rgb) < 256 else np.int32
-    return {"image": _packed(shown, dense.astype(kind)), "table": table}
 
 
 def _kinds(explanations: Sequence[Explanation]) -> list[tuple[Explanation, list[str]]]:

@@ -58,7 +58,9 @@ class Asked:
 
     @property
     def plan(self) -> Plan:
-        return Plan((self.method,), (self.target,) if self.target else (), colour=self.colour, nonfinite=self.nonfinite)
+        return Plan(
+            (self.method,), (self.target,) if self.target else (), colour=self.colour, nonfinite=self.nonfinite, check="off"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,7 @@ def load_model(recipe: Recipe) -> Loaded:
     methods = tuple(at_layer(method, card.layer) for method in recipe.explain.methods)
     for layer in (name for method in methods for name in named_layers(method)):
         module_of(network, layer)
-    plan = Plan(methods, recipe.explain.targets, recipe.explain.reduce)
+    plan = Plan(methods, recipe.explain.targets, recipe.explain.reduce, check="off")
     if recipe.model.window:
         network = Tiled(untiled(network), recipe.model.window, recipe.model.overlap, recipe.model.blend)
     if recipe.regions.streamed and not isinstance(network, Tiled):
