@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,6 @@ def test_the_planted_preset_takes_a_world_as_it_is(folder: Path) -> None:
     whole = read_recipe(write_recipe(folder, preset="planted", methods=None, metrics=None))
     assert set(METHODS) - {"times"} == {label for label in whole.labels if not label.endswith("-map")}
     assert whole.all_methods
-    from dataclasses import replace
-
     done = run(replace(read, all_methods=True), folder / "out")
     board = Board.of(done.bench)
     assert board.cases == {"world": 2}  # of those with something to find
@@ -262,8 +261,6 @@ def test_what_no_other_beats_in_both() -> None:
 )
 def test_methods_as_text_come_back(text: str) -> None:
     method = method_of(text)
-    if text.startswith("smooth-grad(of=hires"):  # what is nested is shown as it is
-        text = "smooth-grad(of=hires-cam, samples=3)"
     assert label_of(method) == text
     assert method_of(label_of(method)) == method
 
@@ -325,7 +322,7 @@ def test_what_fails_is_noted_and_the_others_go_on(folder: Path) -> None:
 
 def test_a_model_that_breaks_on_changed_images_gives_a_reason_for_each_number(folder: Path) -> None:
     text = (folder / "brightnet.py").read_text()
-    broken = "if len(x) > 1 or float(x.min()) == float(x.flatten()[0]):\n            raise RuntimeError('broke')\n        global"
+    broken = "if len(x) > 1:\n            raise RuntimeError('broke')\n        global"
     (folder / "brightnet.py").write_text(text.replace("global", broken, 1))
     board = filled(write_recipe(folder, cases=2))
     reasons = {row["metric"]: row["reason"] for row in board.scores}

@@ -24,6 +24,8 @@ MEANING = (
     "these models, with these settings, and no property of a method."
 )
 
+_RIGHT = ("localization", "faithfulness")
+"""The kinds of metrics that ask whether a map is right."""
 _MOST_NAMED = 6
 _MOST_REASONS = 12
 _MEANS = ("model", "method", "metric", "category", "better", "mean", "low", "high", "n", "missing")
@@ -81,7 +83,19 @@ def write_page(path: Path, board: Board, recipe: Recipe) -> Path:
 def verdicts(board: Board) -> list[str]:
     """For each metric what is best, and whether that is more than chance, in words; of several models, over all of them."""
     whole = ALL if len(board.models) > 1 else board.models[0]
-    return [_said(compared) for compared in board.compared if compared.model == whole]
+    found = [compared for compared in board.compared if compared.model == whole]
+    return [*_together(board, found), *map(_said, found)]
+
+
+def _together(board: Board, found: Sequence[Compared]) -> list[str]:
+    """Who is most often among the best, by what asks whether a map is right."""
+    asked = [c for c in found if board.about[c.metric][0] in _RIGHT and c.differ]
+    if len(asked) < 2:
+        return []
+    often = Counter(method for c in asked for method in c.best)
+    first = [f"{method} in {n}" for method, n in often.most_common(_MOST_NAMED)]
+    kinds = " and ".join(dict.fromkeys(board.about[c.metric][0] for c in asked))
+    return [f"Best, or not told apart from the best, by {len(asked)} metrics of {kinds}: {', '.join(first)}."]
 
 
 def _said(compared: Compared) -> str:
@@ -107,14 +121,16 @@ def _methods(board: Board) -> Panel:
         if not compared:
             continue
         kinds = [board.about[metric][0] for metric in compared]
-        guide = [k for k in ("localization", "faithfulness") if k in kinds] or kinds
+        guide = [kind for kind in _RIGHT if kind in kinds] or kinds
         shares = {m: [_share(c, m) for c in compared.values()] for m in board.methods}
         methods = sorted(
             (m for m in board.methods if not all(map(math.isnan, shares[m]))),
             key=lambda m: _mean([s for s, kind in zip(shares[m], kinds, strict=True) if kind in guide]),
         )
         texts = [[_value(board, model, metric, m) for metric in compared] for m in methods]
-        arrows = [f"{metric} {'↑' if c.better == 'higher' else '↓'}" for metric, c in compared.items()]
+        arrows = [
+            metric.replace("(", f" {_arrow(c)}(", 1) if "(" in metric else f"{metric} {_arrow(c)}" for metric, c in compared.items()
+        ]
         figure = draw.heat_map(methods, arrows, np.array([shares[m] for m in methods]), texts)
         text = (
             f"Numbers: means over the cases{' of all models' if model == ALL else ''} (↑ higher is better, ↓ lower). Colour: mean "
@@ -141,7 +157,8 @@ def _chance(board: Board) -> Panel:
         "number of tests on this page (false discovery rate). Not told apart is not the same: more cases may part them."
     )
     columns = {"model": "model", "metric": "metric", "method": "method", "mean_rank": "mean rank", "verdict": "verdict"}
-    columns |= {"cases": "cases", "p": "p", "q": "q", "critical_difference": "critical difference", "reason": "reason"}
+    columns |= {"cases": "cases", "q": "q", "critical_difference": "critical difference"}
+    columns |= {"reason": "why not"} if any(row["reason"] for row in board.ranks) else {}
     return Panel("More than chance?", text, groups, [Table(columns, board.ranks, note="All ranks, also of single models.")])
 
 
@@ -209,6 +226,10 @@ def _notes(board: Board) -> list[str]:
     seen = {(row["model"], row["case"]) for row in board.scores} | {(row["model"], row["case"]) for row in whole}
     left = sum(board.cases.values()) - len(seen)
     return notes + ([f"{left} cases are not done yet and are in no number here."] if left else [])
+
+
+def _arrow(compared: Compared) -> str:
+    return "↑" if compared.better == "higher" else "↓"
 
 
 def _share(compared: Compared, method: str) -> float:

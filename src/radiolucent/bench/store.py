@@ -126,8 +126,12 @@ class Bench:
         facts = {"format": FORMAT, "radiolucent": VERSION, "identity": identity}
         if not (bench.folder / "bench.json").exists():
             _check_free(bench.folder)
-            bench._create(recipe, facts)
-            return bench
+            try:
+                bench._create(recipe, facts)
+                return bench
+            except BadInput:
+                if not (bench.folder / "bench.json").exists():  # another process did not start the same one just now
+                    raise
         then, now = bench.facts(), json.loads(json.dumps(facts))
         if then.get("format") != FORMAT:
             raise BadInput(f"a scoreboard of format {FORMAT} at {folder}", f"{then.get('format')}", "Choose another --out.")

@@ -13,14 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from radiolucent.geometry import Array
 
 _COLOURS = "viridis_r"
-"""Dark is good: rank 1."""
+"""Dark is good."""
 _GOOD, _PLAIN, _BAD = "#1d5f8a", "#808080", "#b45f06"
 _LINE = 26  # characters of a metric's name
 
 
 def heat_map(methods: Sequence[str], metrics: Sequence[str], shares: Array, texts: Sequence[Sequence[str]]) -> Figure:
     """Methods down, metrics across: colour is the mean rank from best (0) to worst (1), NaN grey; the text is the value."""
-    names = ["\n".join(wrap(name, _LINE, break_on_hyphens=False)) for name in metrics]
+    names = [_in_lines(name) for name in metrics]
     lines = max(len(name.split("\n")) for name in names)
     wide = 0.75 if lines < 4 else 0.9
     left = 0.075 * max(map(len, methods))
@@ -29,9 +29,9 @@ def heat_map(methods: Sequence[str], metrics: Sequence[str], shares: Array, text
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     axis = figure.subplots()
     colours = matplotlib.colormaps[_COLOURS].with_extremes(bad="#e4e4e4")
-    image = axis.imshow(np.ma.masked_invalid(1 - shares), cmap=colours.reversed(), vmin=0, vmax=1, aspect="auto")
+    image = axis.imshow(np.ma.masked_invalid(1 - shares), cmap=colours, vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
-        dark = np.isfinite(share) and share > 0.45
+        dark = np.isfinite(share) and share < 0.5
         axis.text(column, row, texts[row][column], ha="center", va="center", fontsize=7.5, color="white" if dark else "black")
     axis.set_xticks(range(len(metrics)), names, rotation=90, fontsize=8)
     axis.set_yticks(range(len(methods)), methods, fontsize=8)
@@ -58,7 +58,7 @@ def rank_plot(methods: Sequence[str], ranks: Sequence[float], critical: float, d
     axis.set_xlim(0.9, len(methods) + 0.1 + 0.05 * len(methods))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.tick_params(axis="x", labelsize=8)
-    shaded = f"; shaded: within the critical difference {critical:.2f} of the best" if differ else ""
+    shaded = f"\nshaded: within the critical difference ({critical:.2f}) of the best" if differ else ""
     axis.set_xlabel(f"mean rank over the cases, 1 is the best{shaded}", fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -67,7 +67,7 @@ def rank_plot(methods: Sequence[str], ranks: Sequence[float], critical: float, d
 def pareto(points: Mapping[str, tuple[float, float]], front: Collection[str], what: str, cost: str, higher: bool) -> Figure:
     """Methods by cost (log scale) and value; those that no other beats in both are filled, named in bold and joined."""
     figure = Figure(figsize=(9.0, 5.2), layout="constrained", facecolor="white")
-    axis, legend = figure.subplots(1, 2, width_ratios=(3, 1))
+    axis, legend = figure.subplots(1, 2, width_ratios=(5, 2))
     ordered = sorted(points, key=lambda name: points[name][1], reverse=higher)
     best = sorted((points[name] for name in front), key=lambda point: point[0])
     axis.step(*zip(*best, strict=True), where="post", color=_GOOD, linewidth=1, alpha=0.6, zorder=1)
@@ -78,7 +78,7 @@ def pareto(points: Mapping[str, tuple[float, float]], front: Collection[str], wh
         text = {"ha": "center", "va": "center", "fontsize": 6.5, "zorder": 4}
         axis.text(*points[name], str(number), color="white" if on_front else "#404040", **text)
         weight = "bold" if on_front else "normal"
-        axis_name = f"{number}  {name}" if len(name) <= 34 else f"{number}  {name[:33]}…"
+        axis_name = f"{number}  {name}" if len(name) <= 42 else f"{number}  {name[:41]}…"
         height = 1 - (number - 0.5) / max(len(ordered), 14)
         legend.text(0, height, axis_name, fontsize=7.5, weight=weight, va="center", transform=legend.transAxes)
     legend.set_axis_off()
@@ -92,3 +92,9 @@ def pareto(points: Mapping[str, tuple[float, float]], front: Collection[str], wh
     axis.grid(linewidth=0.4, alpha=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _in_lines(metric: str) -> str:
+    """A metric's name on one line, its settings on others."""
+    name, _, settings = metric.partition("(")
+    return "\n".join([name, *wrap(f"({settings}", _LINE, break_on_hyphens=False)]) if settings else name
