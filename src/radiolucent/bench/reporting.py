@@ -14,6 +14,7 @@ from radiolucent.bench.board import ALL, ALPHA, COLUMNS, Board, Compared, not_be
 from radiolucent.bench.recipe import Recipe
 from radiolucent.bench.store import Bench, Row
 from radiolucent.io.tables import write_table
+from radiolucent.methods import CONTROLS
 from radiolucent.report import scoreboard_figures as draw
 from radiolucent.report.cohort import Group, Panel, Table, cell, write_cohort_report
 
@@ -95,14 +96,25 @@ def _together(board: Board, found: Sequence[Compared]) -> list[str]:
     often = Counter(method for c in asked for method in c.best)
     first = [f"{method} in {n}" for method, n in often.most_common(_MOST_NAMED)]
     kinds = " and ".join(dict.fromkeys(board.about[c.metric][0] for c in asked))
-    return [f"Best, or not told apart from the best, by {len(asked)} metrics of {kinds}: {', '.join(first)}."]
+    said = [f"Best, or not told apart from the best, by {len(asked)} metrics of {kinds}: {', '.join(first)}."]
+    for control in (label for label in board.methods if label.partition("(")[0] in CONTROLS):
+        better = {m for c in asked if control in c.ranking.methods for m in c.ranking.methods if _beats(c, m, control)}
+        rest = [m for m in board.methods if m not in better and m != control and any(m in c.ranking.methods for c in asked)]
+        said += [f"Not better than {control} beyond chance by any of these: {_listed(rest, len(rest))}."] if rest else []
+    return said
+
+
+def _beats(compared: Compared, method: str, other: str) -> bool:
+    """Whether it is better by more than chance."""
+    rank = dict(zip(compared.ranking.methods, compared.ranking.ranks, strict=True))
+    return rank[other] - rank[method] >= compared.ranking.critical
 
 
 def _said(compared: Compared) -> str:
     r = compared.ranking
     if r.reason:
         return f"{compared.metric}: not compared; {r.reason}."
-    over = f"over {r.n} cases, q = {compared.q:.2g}"
+    over = f"over {r.n} cases, q {_small(compared.q)}"
     if not compared.differ:
         return f"{compared.metric}: no method is better than another beyond chance ({over})."
     first, *others = r.methods
@@ -149,7 +161,7 @@ def _chance(board: Board) -> Panel:
             figure = draw.rank_plot(r.methods, r.ranks, r.critical, c.differ)
             out = f"; left out, for want of values: {', '.join(r.left_out)}" if r.left_out else ""
             gone = f"; {r.incomplete} cases lack a value and are left out" if r.incomplete else ""
-            test = f"Friedman's chi-squared {r.friedman:.3g}, p = {r.p:.2g}, q = {c.q:.2g}, {r.n} cases{gone}{out}."
+            test = f"Friedman's chi-squared {r.friedman:.3g}, p {_small(r.p)}, q {_small(c.q)}, {r.n} cases{gone}{out}."
             groups.append(Group(c.metric, [(figure, test)]))
     text = (
         "Methods are ranked within each case. Friedman's test asks whether the ranks could be chance; if not, two methods differ "
@@ -226,6 +238,10 @@ def _notes(board: Board) -> list[str]:
     seen = {(row["model"], row["case"]) for row in board.scores} | {(row["model"], row["case"]) for row in whole}
     left = sum(board.cases.values()) - len(seen)
     return notes + ([f"{left} cases are not done yet and are in no number here."] if left else [])
+
+
+def _small(p: float) -> str:
+    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 
 def _arrow(compared: Compared) -> str:
