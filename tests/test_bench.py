@@ -102,9 +102,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def filled(recipe: Path, out: str = "out", **how: Any) -> Board:
     read = read_recipe(recipe)
-    done = run(read, recipe.parent / out, **how)
-    write_results(done.bench, read)
-    return Board.of(done.bench, read.seed)
+    return write_results(run(read, recipe.parent / out, **how).bench, read)
 
 
 def values(board: Board) -> list[tuple[Any, ...]]:
@@ -157,20 +155,19 @@ def test_copies_of_the_image_run_once_for_all_methods(folder: Path) -> None:
 
 def test_the_planted_preset_takes_a_world_as_it_is(folder: Path) -> None:
     save(folder / "world/cases/empty.nii.gz", np.zeros((8, 8, 8), np.uint8))
-    with (folder / "world/cases.csv").open("a") as file:
-        file.write("cases/0.nii.gz,0,\ncases/1.nii.gz,0,cases/empty.nii.gz\n")
-    (folder / "world/cases.csv").write_text((folder / "world/cases.csv").read_text().replace("file,", "case,file,", 1))
-    text = (folder / "world/cases.csv").read_text().splitlines()
-    (folder / "world/cases.csv").write_text("\n".join([text[0], *(f"c{n},{line}" for n, line in enumerate(text[1:]))]))
+    lines = [f"c{n},cases/{n}.nii.gz,bright,yes,cases/{n}_truth.nii.gz" for n in range(2)]
+    lines += ["c2,cases/2.nii.gz,bright,no,cases/2_truth.nii.gz", "c3,cases/3.nii.gz,dark,yes,"]
+    lines += ["c4,cases/3.nii.gz,dark,yes,cases/empty.nii.gz"]
+    (folder / "world/cases.csv").write_text("\n".join(["case,file,label,right,truth", *lines]) + "\n")
     methods = ["gradient", "kernel-shap(cubes=2, samples=40)", "attention-rollout", "edge-map"]
-    read = read_recipe(write_recipe(folder, preset="planted", methods=methods, metrics=None, cases=2))
+    read = read_recipe(write_recipe(folder, preset="planted", methods=methods, metrics=None))
     assert {"auroc", "deletion", "seconds", "evaluations"} <= set(read.asked)
     whole = read_recipe(write_recipe(folder, preset="planted", methods=None, metrics=None))
     assert set(METHODS) - {"times"} == {label for label in whole.labels if not label.endswith("-map")}
     assert whole.all_methods
     done = run(replace(read, all_methods=True), folder / "out")
     board = Board.of(done.bench)
-    assert board.cases == {"world": 2}  # of those with something to find
+    assert board.cases == {"world": 2}  # those with something to find that the model gets right
     assert done.failed == {}  # what does not suit a model is no failure, if it was not asked for by name
     assert [(row["method"], row["unfit"]) for row in board.failures] == [("attention-rollout", True)] * 2
     assert board.means_of("world", "auroc")["gradient"]["mean"] == pytest.approx(1)
@@ -338,6 +335,9 @@ def test_what_fails_is_noted_and_the_others_go_on(folder: Path) -> None:
     page = (folder / "out/report.html").read_text()
     assert "world, 1 failed and is in no number here" in page
     assert "What could not be had" in page
+
+    asked = CliRunner().invoke(app, ["bench", str(recipe), "--out", str(folder / "out"), "--only-report"])
+    assert (asked.exit_code, "report: " in asked.stdout) == (0, True), asked.exception
 
     truth.write_bytes(kept)
     before = {path: path.stat().st_mtime_ns for path in (folder / "out/cells/world/0").glob("*-gradient*.json")}

@@ -21,7 +21,7 @@ class Item:
 
     id, folder: its name, and that of its folder. targets: what is explained, () what the model predicts. label: its class,
     which is explained where no target is named and the model is a classifier. truths: masks (anything but 0) of what a
-    map should find, one for all targets or one for each.
+    map should find, one for all targets or one for each. right: whether the model is, where the table says it.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Item:
     label: str = ""
     truths: tuple[Path, ...] = ()
     parcellation: Path | None = None
+    right: bool = True
 
     def said(self, root: Path) -> str:
         """What must stay the same while a study runs, with paths from the table's folder on."""
@@ -38,7 +39,7 @@ class Item:
         return " ".join([*(os.path.relpath(path, root) for path in paths), *self.targets, self.label]).strip()
 
 
-_TEXT = ("case", "file", "image", "target", "label", "truth", "parcellation")
+_TEXT = ("case", "file", "image", "target", "label", "truth", "parcellation", "right")
 
 
 def read_cases(contender: Contender, recipe: Recipe) -> tuple[Item, ...]:
@@ -56,10 +57,12 @@ def read_cases(contender: Contender, recipe: Recipe) -> tuple[Item, ...]:
     named = Cohort(tuple(Case(item.id, item.file) for item in found), path.parent).cases
     items = [Item(**(vars(item) | {"folder": case.folder})) for item, case in zip(found, named, strict=True)]
     if recipe.chosen and recipe.chosen.located:
-        items = [item for item in items if any(_marks(truth) for truth in item.truths)]
+        items = [item for item in items if item.right and any(_marks(truth) for truth in item.truths)]
         if not items:
             do = "Give the column truth, with the mask of what the model should look at."
-            raise BadInput(f"cases with a truth, for the preset {recipe.preset}, in {path}", "no cases left", do)
+            raise BadInput(
+                f"cases with a truth that the model gets right, for the preset {recipe.preset}, in {path}", "no cases left", do
+            )
     return tuple(_drawn(items, recipe))
 
 
@@ -78,7 +81,8 @@ def _item(row: dict[str, Any], column: str, root: Path) -> Item:
         expected = f"one truth for all targets of {name}, or one for each of {len(targets)}"
         raise BadInput(expected, f"{len(truths)}", "Part targets and truths with a semicolon each.")
     parcellation = root / row["parcellation"] if row.get("parcellation") else None
-    return Item(name, "", file, targets, str(row.get("label") or ""), truths, parcellation)
+    right = str(row.get("right") or "yes").lower() not in ("no", "false", "0")
+    return Item(name, "", file, targets, str(row.get("label") or ""), truths, parcellation, right)
 
 
 def _several(cell: Any) -> tuple[str, ...]:

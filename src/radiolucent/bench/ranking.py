@@ -15,7 +15,7 @@ from radiolucent.geometry import Array
 
 _FEW = 10
 """Cases up to which the chi-squared distribution is too far off, and the ranks are permuted instead."""
-_PERMUTATIONS = 4999
+_PERMUTATIONS = 1999
 
 
 @dataclass(frozen=True)

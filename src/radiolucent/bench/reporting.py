@@ -27,6 +27,7 @@ MEANING = (
 
 _RIGHT = ("localization", "faithfulness")
 """The kinds of metrics that ask whether a map is right."""
+_FEW = 10
 _MOST_NAMED = 6
 _MOST_REASONS = 12
 _MEANS = ("model", "method", "metric", "category", "better", "mean", "low", "high", "n", "missing")
@@ -35,15 +36,16 @@ _RANKS = (
 )  # fmt: skip
 
 
-def write_results(bench: Bench, recipe: Recipe) -> Path:
-    """scores.parquet and .csv, table.csv and .md, ranks.csv, report.html from the cells that are there; the page's path."""
+def write_results(bench: Bench, recipe: Recipe) -> Board:
+    """scores.parquet and .csv, table.csv and .md, ranks.csv, report.html from the cells that are there, which it returns."""
     board = Board.of(bench, recipe.seed)
     for kind in ("parquet", "csv"):
         write_table(bench.folder / f"scores.{kind}", board.scores, COLUMNS)
     write_table(bench.folder / "table.csv", board.table, _MEANS)
     write_table(bench.folder / "ranks.csv", board.ranks, _RANKS)
     io.put(bench.folder / "table.md", as_markdown(board).encode())
-    return write_page(bench.folder / "report.html", board, recipe)
+    write_page(bench.page, board, recipe)
+    return board
 
 
 def as_markdown(board: Board) -> str:
@@ -169,7 +171,7 @@ def _chance(board: Board) -> Panel:
         "number of tests on this page (false discovery rate). Not told apart is not the same: more cases may part them."
     )
     columns = {"model": "model", "metric": "metric", "method": "method", "mean_rank": "mean rank", "verdict": "verdict"}
-    columns |= {"cases": "cases", "q": "q", "critical_difference": "critical difference"}
+    columns |= {"cases": "cases", "q": "q", "critical_difference": "critical diff."}
     columns |= {"reason": "why not"} if any(row["reason"] for row in board.ranks) else {}
     return Panel("More than chance?", text, groups, [Table(columns, board.ranks, note="All ranks, also of single models.")])
 
@@ -203,8 +205,6 @@ def _means(board: Board) -> Panel:
     columns = {"model": "model", "method": "method", "metric": "metric", "better": "better", "mean": "mean"}
     columns |= {"low": "from", "high": "to", "n": "cases", "missing": "without a value"}
     note = "Means over cases with 95 % bootstrap intervals; several targets of a case are averaged first."
-    if min(board.cases.values()) < 10:
-        note += " Intervals of fewer than about ten cases are too narrow."
     return Panel("All numbers", "The same as table.csv.", tables=[Table(columns, board.table, note=note)])
 
 
@@ -237,6 +237,10 @@ def _notes(board: Board) -> list[str]:
     notes += [f"Not for every model here: {_listed(list(unfit), len(unfit))}; see at the end why."] if unfit else []
     seen = {(row["model"], row["case"]) for row in board.scores} | {(row["model"], row["case"]) for row in whole}
     left = sum(board.cases.values()) - len(seen)
+    if len(seen) < _FEW:
+        notes.append(
+            f"{len(seen)} cases are few: only very large differences can be told from chance, and intervals are too narrow."
+        )
     return notes + ([f"{left} cases are not done yet and are in no number here."] if left else [])
 
 

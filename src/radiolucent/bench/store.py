@@ -144,6 +144,10 @@ class Bench:
             say(f"note: the scoreboard was begun with Radiolucent {then['radiolucent']}, this is {VERSION}")
         return bench
 
+    @property
+    def page(self) -> Path:
+        return self.folder / "report.html"
+
     def _create(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
         with io.new_folder(self.folder) as new:
             for name in ("cells", "running"):
