@@ -84,8 +84,9 @@ class Board:
     def table(self) -> list[Row]:
         """model, method, metric, category, better, mean, low, high, n, missing: over cases, targets of one averaged before."""
         found = means(self.scores, ("model", "method", "metric"), seed=self.seed)
-        place = {name: i for names in (self.models, self.methods, self.metrics) for i, name in enumerate(names)}
-        ordered = sorted(found, key=lambda row: (place[row["model"]], place[row["method"]], place[row["metric"]]))
+        columns = {"model": self.models, "method": self.methods, "metric": self.metrics}
+        place = {column: {name: i for i, name in enumerate(names)} for column, names in columns.items()}
+        ordered = sorted(found, key=lambda row: [place[column][row[column]] for column in columns])
         return [
             {k: row[k] for k in ("model", "method", "metric")}
             | dict(zip(("category", "better"), self.about[row["metric"]], strict=True))
@@ -144,7 +145,14 @@ class Board:
 
     def means_of(self, model: str, metric: str) -> dict[str, Row]:
         """Method -> its row of `table`."""
-        return {row["method"]: row for row in self.table if (row["model"], row["metric"]) == (model, metric)}
+        return self._by_cell.get((model, metric), {})
+
+    @cached_property
+    def _by_cell(self) -> dict[tuple[str, str], dict[str, Row]]:
+        found: dict[tuple[str, str], dict[str, Row]] = {}
+        for row in self.table:
+            found.setdefault((row["model"], row["metric"]), {})[row["method"]] = row
+        return found
 
     def of_category(self, category: str) -> list[str]:
         return [metric for metric in self.metrics if self.about.get(metric, ("",))[0] == category]
