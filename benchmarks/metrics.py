@@ -7,9 +7,10 @@
 Each tool runs in a process of its own, `--runs` times in turn, on the same weights, image and maps. Measured is the scoring
 alone (not imports, the network or the maps), by the same hook for both: seconds, images that went through the network, and
 by how much resident memory rose above what was held at the start (after freed memory was given back; both tools have run
-once before, small). Quantus is called as its interface asks: once for each map and target, which it evaluates one copy at a
-time. Both hide as many subsets of as many voxels by the same value, and each draws its own: that the numbers agree for the same
-draws is tested in tests/test_quantus.py; here their means stand side by side.
+once before, small). `radiolucent-one-by-one` lets one copy at a time through the network, as Quantus does, which is the fair
+comparison of memory; `radiolucent` takes as many as fit well. Quantus is called as its interface asks: once for each map and
+target, which it evaluates one copy at a time. All hide as many subsets of as many voxels by the same value, and each draws
+its own: that the numbers agree for the same draws is tested in tests/test_quantus.py; here their means stand side by side.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 SUBSET = 0.05
 """The share of the voxels that is hidden each time."""
-TOOLS = ("radiolucent", "quantus")
+TOOLS = ("radiolucent", "radiolucent-one-by-one", "quantus")
 
 
 def world(o: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
@@ -72,7 +73,8 @@ def child(o: argparse.Namespace) -> None:
 
     warnings.filterwarnings("ignore")
     torch.set_num_threads(o.threads)
-    work = {"radiolucent": ours, "quantus": quantus}[o.child]
+    work = quantus if o.child == "quantus" else ours
+    o.batch = 1 if o.child == "radiolucent-one-by-one" else o.batch
     net, x, maps = world(o)
     work(argparse.Namespace(**(vars(o) | {"samples": 4})), net, x, maps[:1, :1])  # what is imported and set up once
     with costing(net, memory=True) as cost:

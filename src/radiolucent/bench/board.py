@@ -133,7 +133,7 @@ class Board:
         rows = []
         for c in self.compared:
             r = c.ranking
-            about = {"methods": len(r.methods), "cases": r.n, "chi2": r.friedman, "p": r.p, "q": c.q}
+            about: Row = {"methods": len(r.methods), "cases": r.n, "chi2": r.friedman, "p": r.p, "q": c.q}
             about |= {"critical_difference": r.critical, "reason": r.reason}
             for method, rank in zip(r.methods, r.ranks, strict=True):
                 row = {"model": c.model, "metric": c.metric, "method": method, "mean_rank": rank, "verdict": _verdict(c, method)}
