@@ -19,10 +19,11 @@ from scipy.stats import friedmanchisquare
 from typer.testing import CliRunner
 
 from radiolucent.bench import read_recipe, run, write_results
-from radiolucent.bench.board import ALL, Board, not_beaten
+from radiolucent.bench.board import ALL, COLUMNS, Board, not_beaten
 from radiolucent.bench.naming import label_of, method_of
 from radiolucent.bench.presets import PRESETS
 from radiolucent.bench.ranking import critical_difference, friedman, ranking
+from radiolucent.bench.reporting import verdicts
 from radiolucent.cli import app
 from radiolucent.errors import BadInput
 from radiolucent.methods import METHODS, GradCAM, Occlusion, SmoothGrad
@@ -269,6 +270,36 @@ def test_what_no_other_beats_in_both() -> None:
     assert not_beaten(points) == ["fast", "good", "middle"]
 
 
+def board_of(skills: dict[str, dict[str, float]], cases: int) -> Board:
+    """Scores of faithfulness, metric -> method -> mean, with a little noise."""
+    random, methods = np.random.default_rng(0), list(next(iter(skills.values())))
+    about = dict.fromkeys(COLUMNS, "") | {"model": "m", "category": "faithfulness", "better": "higher"}
+    rows = [
+        about | {"case": str(case), "metric": metric, "method": method, "value": skill + random.normal()}
+        for metric, found in skills.items()
+        for method, skill in found.items()
+        for case in range(cases)
+    ]
+    return Board(rows, [], ["m"], methods, list(skills), {"m": cases})
+
+
+def test_verdicts_say_what_is_better_and_what_is_chance() -> None:
+    skill = {"good": 9.0, "fair": 8.9, "poor": 0.0, "random-map": 0.0}
+    said = verdicts(board_of({"one": skill, "two": skill, "three": dict.fromkeys(skill, 0.0)}, 20))
+    assert said[0].startswith("Best, or not told apart from the best, by 2 metrics of faithfulness: ")
+    assert "good in 2" in said[0]
+    assert "poor" not in said[0]
+    assert said[1] == "Not better than random-map beyond chance by any of these: poor."
+    assert said[2].endswith("worse beyond chance: poor, random-map.") or said[2].endswith("worse beyond chance: random-map, poor.")
+    assert said[4].startswith("three: no method is better than another beyond chance (over 20 cases, q = ")
+    many = {"one": {f"method {n}": 3.0 * n for n in range(12)}}
+    (said_of_two,) = verdicts(board_of(many, 2))
+    assert "the ranks as a whole are no chance" in said_of_two
+    assert "no single method can be told from the best, method 11 (mean rank 1.0 of 12)" in said_of_two
+    (one,) = verdicts(board_of({"one": skill}, 1))
+    assert one == "one: not compared; only 1 case has values to compare: it takes two methods and two cases."
+
+
 # Text
 
 
@@ -453,3 +484,14 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(folder: Path, how: signal.Si
     assert values(board) == values(filled(recipe, "whole"))
     assert not list((folder / "out/cells").rglob(".*"))
     assert not list((folder / "out/running").iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_folder(folder: Path) -> None:
+    recipe = write_recipe(folder)
+    both = [program("bench", recipe, "--out", folder / "out", "--json", BRIGHT_SLEEP="0.02") for _ in range(2)]
+    ended = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], ended
+    done = [case for out, _ in ended for case in json.loads(out)["done"]]
+    assert sorted(done) == [f"world, {n}" for n in range(4)]
+    assert values(filled(recipe)) == values(filled(recipe, "whole"))

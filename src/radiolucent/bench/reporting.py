@@ -92,7 +92,7 @@ def verdicts(board: Board) -> list[str]:
 
 def _together(board: Board, found: Sequence[Compared]) -> list[str]:
     """Who is most often among the best, by what asks whether a map is right."""
-    asked = [c for c in found if board.about[c.metric][0] in _RIGHT and c.differ]
+    asked = [c for c in found if board.about[c.metric][0] in _RIGHT and c.differ and len(c.best) < len(c.ranking.methods)]
     if len(asked) < 2:
         return []
     often = Counter(method for c in asked for method in c.best)
@@ -122,10 +122,12 @@ def _said(compared: Compared) -> str:
     first, *others = r.methods
     like = [method for method in others if method in compared.best]
     worse = [method for method in others if method not in compared.best]
+    if not worse:
+        said = f"{compared.metric}: the ranks as a whole are no chance ({over}), but no single method can be told from the best"
+        return f"{said}, {first} (mean rank {r.ranks[0]:.1f} of {len(r.methods)})."
     parts = [f"{compared.metric}: {first} has the best mean rank, {r.ranks[0]:.1f} of {len(r.methods)} ({over})"]
     parts += [f"not told apart from it: {_listed(like)}"] if like else []
-    parts += [f"worse beyond chance: {_listed(worse)}"] if worse else ["no other is worse than it beyond chance"]
-    return "; ".join(parts) + "."
+    return "; ".join([*parts, f"worse beyond chance: {_listed(worse)}"]) + "."
 
 
 def _methods(board: Board) -> Panel:

@@ -87,9 +87,12 @@ def _model(
                 if not ours:
                     again.append((place, item))
                     continue
-                if retry or not place.is_done(checks=recipe.checks != ()):  # another process may have been quicker
+                quicker = not retry and place.is_done(checks=recipe.checks != ())  # another process
+                if not quicker:
                     work(place, item, loaded, recipe, retry=retry, say=say)
-            _note(place, recipe, result, say)
+            result.there += quicker
+            if not quicker:
+                _note(place, recipe, result, say)
             step()
         waiting = again
     result.elsewhere += [f"{place.model}, {place.case}" for place, _ in waiting]
