@@ -111,11 +111,11 @@ def main() -> None:
             line = done.stdout.splitlines()[-1]
             rows[tool].append(json.loads(line))
             print(line, flush=True)
-    of = {
-        key: {tool: median(row[key] for row in found) for tool, found in rows.items()} for key in ("seconds", "rise_mib", "images")
-    }
-    ratios = {key: round(found["quantus"] / found["radiolucent"], 2) for key, found in of.items() if found["radiolucent"]}
-    print("Quantus over radiolucent: " + ", ".join(f"{key} {ratio}" for key, ratio in ratios.items()))
+    keys = ("seconds", "rise_mib", "images")
+    of = {tool: {key: median(row[key] for row in found) for key in keys} for tool, found in rows.items()}
+    for tool in TOOLS[:2]:
+        ratios = [f"{key} {of['quantus'][key] / of[tool][key]:.2f}" for key in keys if of[tool][key]]
+        print(f"Quantus over {tool}: {', '.join(ratios)}")
 
 
 if __name__ == "__main__":
