@@ -248,6 +248,9 @@ def test_of_few_cases_the_ranks_are_permuted() -> None:
     tied = {m: {str(c): 1.0 for c in range(5)} for m in "abc"}
     found = ranking(tied, higher_is_better=True)
     assert (found.friedman, found.p) == (0, 1)
+    nearly = {"a": {"1": 1.0, "2": 1e-13}, "b": {"1": 1.0 - 1e-8, "2": 2e-13}, "c": {"1": 0.5, "2": 0.8}}
+    found = ranking(nearly, higher_is_better=True)  # a and b differ by rounding alone: ranks 1.5, 1.5, 3 and 2.5, 2.5, 1
+    assert dict(zip(found.methods, found.ranks, strict=True)) == {"a": 2, "b": 2, "c": 2}
     assert float(friedman(np.array([[1.0, 2.0], [1.0, 2.0]]))) == pytest.approx(2)
 
 

@@ -16,6 +16,8 @@ from radiolucent.geometry import Array
 _FEW = 10
 """Cases up to which the chi-squared distribution is too far off, and the ranks are permuted instead."""
 _PERMUTATIONS = 1999
+_DIGITS = 6
+"""Of a case's largest value: methods that differ by less are tied. Single precision has no more."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def ranking(values: Mapping[str, Mapping[str, float]], *, higher_is_better: bool
         few = f"only {k} method has" if k == 1 else f"only {n} case has" if n == 1 else "nothing has"
         reason = f"{few} values to compare: it takes two methods and two cases"
         return Ranking((), (), n, left_out=left_out, incomplete=len(cases) - n, reason=reason)
-    ranks = rankdata(-table if higher_is_better else table, axis=0).T  # (n, k)
+    alike = np.round(table / np.maximum(np.abs(table).max(0), 1e-300), _DIGITS)
+    ranks = rankdata(-alike if higher_is_better else alike, axis=0).T  # (n, k)
     mean = ranks.mean(0)
     order = np.argsort(mean, kind="stable")
     statistic = float(friedman(ranks))

@@ -99,11 +99,15 @@ def _together(board: Board, found: Sequence[Compared]) -> list[str]:
     first = [f"{method} in {n}" for method, n in often.most_common(_MOST_NAMED)]
     kinds = " and ".join(dict.fromkeys(board.about[c.metric][0] for c in asked))
     said = [f"Best, or not told apart from the best, by {len(asked)} metrics of {kinds}: {', '.join(first)}."]
-    for control in (label for label in board.methods if label.partition("(")[0] in CONTROLS):
+    for control in filter(_is_control, board.methods):
         better = {m for c in asked if control in c.ranking.methods for m in c.ranking.methods if _beats(c, m, control)}
         rest = [m for m in board.methods if m not in better and m != control and any(m in c.ranking.methods for c in asked)]
         said += [f"Not better than {control} beyond chance by any of these: {_listed(rest, len(rest))}."] if rest else []
     return said
+
+
+def _is_control(label: str) -> bool:
+    return label.partition("(")[0] in CONTROLS
 
 
 def _beats(compared: Compared, method: str, other: str) -> bool:
@@ -192,13 +196,13 @@ def _against_cost(board: Board) -> list[Panel]:
         higher = board.about[names[0]][1] == "higher"
         points = {m: (max(seconds[m]["mean"], 1e-4), value[m]["mean"]) for m in known}
         sign = 1 if higher else -1
-        front = not_beaten({m: (spent, sign * found) for m, (spent, found) in points.items()})
+        front = not_beaten({m: (spent, sign * found) for m, (spent, found) in points.items() if not _is_control(m)})
         figure = draw.pareto(points, front, names[0], "seconds for the maps of all targets of a case", higher)
         best = _listed(sorted(front, key=lambda m: points[m][0]), len(front))
         groups.append(Group(model, [(figure, f"No other method is both faster and more faithful than: {best}.")]))
     text = (
         f"Means over the cases of {names[0]} and of the time for a map, on the machine that this ran on. Filled: not beaten in "
-        "both. These are means: two neighbours may be equal but for chance."
+        "both (controls aside). These are means: two neighbours may be equal but for chance."
     )
     return [Panel("Faithfulness against time", text, groups)] if groups else []
 

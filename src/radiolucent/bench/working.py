@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from radiolucent.bench.recipe import Contender, Recipe
 from radiolucent.bench.store import Place, Row
 from radiolucent.errors import BadInput
 from radiolucent.explanation import Prediction, checked, examined, predict, remade
-from radiolucent.methods import at_layer, titles
+from radiolucent.methods import Gradient, at_layer, titles
 from radiolucent.metrics import FAITHFULNESS, METRICS, label_of, measure
 from radiolucent.models import Card
 from radiolucent.parcellation import Parcellation
@@ -62,6 +63,7 @@ def work(place: Place, item: Item, loaded: Loaded, recipe: Recipe, *, retry: boo
         _raise_if_no_room(error)
         place.fail(reason_of(error))
         return
+    _warm_up(begun)
     checks = recipe.checks
     made: dict[int, Tensor] = {}
     for number, method in enumerate(loaded.methods):
@@ -80,6 +82,12 @@ def work(place: Place, item: Item, loaded: Loaded, recipe: Recipe, *, retry: boo
         rows = _hidden(begun, {loaded.methods[n]: relevance for n, relevance in made.items()}, checks, loaded.card)
         for number in made:
             place.keep_checks(number, rows[loaded.methods[number]])
+
+
+def _warm_up(begun: _Begun) -> None:
+    """What the first pass and the first gradient of a process load is no method's cost."""
+    with suppress(Exception):  # a guest may raise anything; its methods will say so
+        remade(begun.prediction, Gradient(), begun.targets)
 
 
 def _begin(item: Item, loaded: Loaded) -> _Begun:
