@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from radiolucent.cli.bench import bench
 from radiolucent.cli.explain import demo, explain
 from radiolucent.cli.hunt import hunt
 from radiolucent.cli.measure import measure, metrics
@@ -31,7 +32,7 @@ app = typer.Typer(
     help="See through medical-imaging models.",
 )
 
-for command in (explain, layers, methods, demo, measure, metrics, hunt, train):
+for command in (explain, layers, methods, demo, measure, metrics, hunt, train, bench):
     app.command()(command)
 app.add_typer(study, name="study")
 

@@ -1,7 +1,7 @@
 """From one scan to its explanations."""
 
 from radiolucent.explanation.checking import check, faithful
-from radiolucent.explanation.examining import examine, examined, remade
+from radiolucent.explanation.examining import checked, examine, examined, remade
 from radiolucent.explanation.likeness import likeness, partners, slices_of
 from radiolucent.explanation.prediction import Prediction, explain, predict
 from radiolucent.explanation.result import Explanation
@@ -11,6 +11,7 @@ __all__ = [
     "Explanation",
     "Prediction",
     "check",
+    "checked",
     "examine",
     "examined",
     "explain",

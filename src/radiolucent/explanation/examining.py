@@ -76,10 +76,10 @@ def examine(
             made[method] = maps.relevance
         else:
             rows += _failed(method, maps, names, checks)
-    return rows + (_checked(prediction, made, targets, checks, classes, parcellation) if made and checks else [])
+    return rows + (checked(prediction, made, targets, checks, classes, parcellation) if made and checks else [])
 
 
-def _checked(
+def checked(
     prediction: Prediction,
     made: Mapping[Method, Tensor],
     targets: Target,
@@ -94,7 +94,7 @@ def _checked(
         names = targets.fix(prediction.output).names(classes)
         if len(checks) == 1:
             return [each for method in made for each in _failed(method, error, names, checks)]
-        return [each for c in checks for each in _checked(prediction, made, targets, [c], classes, parcellation)]
+        return [each for c in checks for each in checked(prediction, made, targets, [c], classes, parcellation)]
 
 
 def examined(

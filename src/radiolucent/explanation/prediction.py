@@ -114,7 +114,7 @@ class Prediction:
                 refuse(methods[i], relevance)
                 continue
             volumes: dict[int, Volume] = {}
-            for t, placed in enumerate(self._placed(relevance, methods[i], names)):
+            for t, placed in enumerate(self.placed(relevance, methods[i], names)):
                 if isinstance(placed, BadInput):
                     refuse(methods[i], placed)
                 else:
@@ -179,7 +179,7 @@ class Prediction:
         labels = parcellation.on(self.scan.grid).labels.on(self.image.grid, nearest=True)
         return method.over(torch.from_numpy(np.ascontiguousarray(labels.data)))
 
-    def _placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
+    def placed(self, relevance: Tensor, method: Method, names: Sequence[str]) -> list[Volume | BadInput]:
         """(t, 1, c, *cells) on the scan's own grid; a map without a finite value above or below 0 is none."""
         shape = tuple(self.image.data.shape[1:])
         placed: list[Volume | BadInput] = []

@@ -77,6 +77,7 @@ def write_cohort_report(
     notes: Sequence[str] = (),
     methods: str = "",
     facts: Mapping[str, Any] | None = None,
+    meaning: str = MEANING,
 ) -> Path:
     """Write the page of a cohort as a single HTML file that needs no network.
 
@@ -88,6 +89,7 @@ def write_cohort_report(
         notes: what a reader must know first, such as the cases that failed.
         methods: a paragraph to paste into a paper.
         facts: name -> value lines at the end.
+        meaning: what the numbers say and what they do not.
     """
     script = files("radiolucent.report").joinpath("viewer/tables.js").read_text("utf-8")
     page = (
@@ -97,7 +99,7 @@ def write_cohort_report(
             csp=policy(script),
             title=title,
             subtitle=subtitle,
-            meaning=MEANING,
+            meaning=meaning,
             verdicts=verdicts,
             notes=notes,
             panels=[_drawn(panel) for panel in panels],

@@ -193,7 +193,7 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
     """The case's folder, whole or not at all; returns remarks. Rows are the same bytes wherever they are made."""
     start = time.perf_counter()
     prediction = predict(model.network, read_scan(case.image, model.card, model.plan), model.card.preprocessing)
-    targets, notes = _targets(prediction, model.card, model.plan)
+    targets, notes = targets_there(prediction, model.card, model.plan)
     parcellation, called = parcellation_of(case, prediction, model.card, recipe.regions)
     found = _added_up(prediction, targets, parcellation, model, recipe)
     notes += [f"{method} failed: {reason}" for method, reason in found.explained.failures.items()]
@@ -266,7 +266,7 @@ def _page(
     )
 
 
-def _targets(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | None, list[str]]:
+def targets_there(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | None, list[str]]:
     """The targets that this scan has, and a note on those that it has not: a class without a voxel is no failure."""
     if not is_segmentation(prediction, card):
         return choose_targets(prediction, card, plan), []
