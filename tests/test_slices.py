@@ -121,10 +121,12 @@ def test_some_slices_stand_for_all_while_it_trains() -> None:
         seen.clear()
         output = model.train()(x, mask)
         used = weights[-1].detach().amax(1) > 0
-        assert sum(seen) == sum(counts) and used.sum(1).tolist() == counts
+        assert sum(seen) == sum(counts)
+        assert used.sum(1).tolist() == counts
         assert mask is None or not (used & ~mask).any()
         again = model(x, mask)
-        assert not torch.equal(weights[-1].amax(1) > 0, used) and not torch.equal(again, output)
+        assert not torch.equal(weights[-1].amax(1) > 0, used)
+        assert not torch.equal(again, output)
 
 
 @every_pooling
