@@ -19,6 +19,7 @@ from radiolucent.cli.measure import measure, metrics
 from radiolucent.cli.models import layers, methods
 from radiolucent.cli.study import app as study
 from radiolucent.cli.train import train
+from radiolucent.cli.worlds import app as worlds
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -34,6 +35,7 @@ app = typer.Typer(
 for command in (explain, layers, methods, demo, measure, metrics, hunt, train):
     app.command()(command)
 app.add_typer(study, name="study")
+app.add_typer(worlds, name="worlds")
 
 
 @app.callback(invoke_without_command=True)

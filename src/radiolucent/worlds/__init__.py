@@ -6,10 +6,14 @@ from typing import Any
 
 from radiolucent.worlds.context import Context
 from radiolucent.worlds.distractor import Distractor
-from radiolucent.worlds.heads import Head, head_of, parted, read_heads
+from radiolucent.worlds.heads import Head, head_of, parted, read_heads, scans_folder
 from radiolucent.worlds.interaction import Interaction
+from radiolucent.worlds.learning import Training, drawn, fit
 from radiolucent.worlds.lesion import Lesion
+from radiolucent.worlds.locating import Located, locate
+from radiolucent.worlds.making import make, world_of
 from radiolucent.worlds.planting import Case, World
+from radiolucent.worlds.testing import effects, performance
 from radiolucent.worlds.volume import StructureVolume
 
 WORLDS: dict[str, type[Any]] = {kind.name: kind for kind in (Lesion, Distractor, Interaction, StructureVolume, Context)}
@@ -23,9 +27,19 @@ __all__ = [
     "Head",
     "Interaction",
     "Lesion",
+    "Located",
     "StructureVolume",
+    "Training",
     "World",
+    "drawn",
+    "effects",
+    "fit",
     "head_of",
+    "locate",
+    "make",
     "parted",
+    "performance",
     "read_heads",
+    "scans_folder",
+    "world_of",
 ]

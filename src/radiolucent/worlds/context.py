@@ -24,11 +24,11 @@ class Context:
     the cue: whether it shows the context at all.
     """
 
-    radius: Span = (2.0, 3.5)
+    radius: Span = (1.5, 2.75)
     contrast: Span = (0.25, 0.45)
-    cue_radius: Span = (2.0, 3.0)
+    cue_radius: Span = (1.5, 2.5)
     cue_contrast: Span = (0.7, 0.95)
-    apart: float = 9.0
+    apart: float = 7.5
 
     name = "context"
     task = "segmentation"
@@ -40,7 +40,9 @@ class Context:
         check_span(self, radius=1, contrast=0.01, cue_radius=1, cue_contrast=0.01)
         least = self.radius[1] + self.cue_radius[1] + 2
         if not least <= self.apart < float("inf"):
-            raise BadInput(f"structure and cue {least:g} voxels apart or more, so that they do not touch", f"{self.apart}", "Raise it.")
+            raise BadInput(
+                f"structure and cue {least:g} voxels apart or more, so that they do not touch", f"{self.apart}", "Raise it."
+            )
 
     def case(self, heads: Sequence[Head], seed: int, do: Mapping[str, bool] | None = None) -> Case:
         head, draw = begin(heads, seed)

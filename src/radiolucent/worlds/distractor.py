@@ -27,7 +27,7 @@ class Distractor:
     agreement 1/2: there the marker says nothing.
     """
 
-    radius: Span = (2.0, 3.5)
+    radius: Span = (1.5, 2.75)
     contrast: Span = (0.25, 0.45)
     agreement: float = 0.9
     marker: int = 3
@@ -57,10 +57,8 @@ class Distractor:
 
     def _corner(self, head: Head, draw: Generator) -> Array:
         """1 in a cube of a free corner, one voxel from the border."""
-        free = []
-        for sides in product((slice(1, 1 + self.marker), slice(-1 - self.marker, -1)), repeat=3):
-            if not (head.depth[sides] > 0).any():
-                free.append(sides)
+        sides = (slice(1, 1 + self.marker), slice(-1 - self.marker, -1))
+        free = [corner for corner in product(sides, repeat=3) if not (head.depth[corner] > 0).any()]
         if not free:
             raise BadInput("a corner without head for the marker", "none", "Take a smaller marker, or scans with air around.")
         cube = np.zeros_like(head.image)

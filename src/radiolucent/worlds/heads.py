@@ -64,7 +64,7 @@ def scans_folder(given: str | Path | None) -> Path:
     return Path(data) / "ixi" / "t1"
 
 
-def read_heads(folder: str | Path, size: int = 32) -> tuple[Head, ...]:
+def read_heads(folder: str | Path, size: int = 24) -> tuple[Head, ...]:
     """All scans of a folder, by name, each on a cube of `size` voxels around what is not air.
 
     Raises:

@@ -22,7 +22,7 @@ class Interaction:
     class: with one alone it is the other class. Truth: both balls, where both are there.
     """
 
-    radius: Span = (2.0, 3.5)
+    radius: Span = (1.5, 2.75)
     contrast: Span = (0.25, 0.45)
 
     name = "interaction"

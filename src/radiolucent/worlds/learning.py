@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from radiolucent.errors import BadInput
 from radiolucent.models import Card, Preprocessing
 from radiolucent.models.loading.factories import build
-from radiolucent.settings import ANY_SEED, at_least
+from radiolucent.settings import at_least
 from radiolucent.training.networks import State, rescaled
 from radiolucent.worlds.heads import Head
 from radiolucent.worlds.planting import Case, World
@@ -41,28 +41,24 @@ class Training:
         at_least(self, steps=1, batch=2, rate=0, seed=0, threads=1)
 
 
-NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "classification": ("radiolucent:AnatomyNet", {"outputs": 2, "axes": 3, "channels": [8, 16, 32], "convolutions": 1}),
-    "regression": ("radiolucent:AnatomyNet", {"outputs": 1, "axes": 3, "channels": [8, 16, 32], "convolutions": 1}),
-    "segmentation": (
-        "monai:UNet",
-        {
-            "spatial_dims": 3,
-            "in_channels": 1,
-            "out_channels": 2,
-            "channels": [8, 16, 32, 64],
-            "strides": [2, 2, 2],
-            "num_res_units": 1,
-            "norm": "instance",
-        },
-    ),
-}
-"""The network of each task and its arguments, as a model card has them."""
+def network_of(world: World, size: int) -> tuple[str, dict[str, Any], str]:
+    """The network of each task, its arguments and the layer of layer-wise methods, as a model card has them.
+
+    A lesion is small, and a mean over the head hardly moves with it: so a classifier takes the maximum over each of 2 x 2 x 2
+    parts of the grid. A volume is a sum, which the mean is. What lies elsewhere reaches a voxel through the bottom of the U.
+    """
+    if world.task == "classification":
+        arguments = {"outputs": 2, "size": [size] * 3, "channels": [8, 16, 32], "pool": [2, 2, size // 8], "hidden": [16]}
+        return "radiolucent:Morphometry", arguments | {"norm": True}, "blocks.2.2"
+    if world.task == "regression":
+        return "radiolucent:AnatomyNet", {"outputs": 1, "axes": 3, "channels": [8, 16, 32], "convolutions": 1}, "auto"
+    arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [8, 16, 32, 64], "strides": [2, 2, 2]}
+    return "monai:UNet", arguments | {"num_res_units": 1, "norm": "instance"}, "auto"
 
 
 def card_of(world: World, size: int) -> Card:
     """The model card of a network that learns the world, before there are measures."""
-    network, arguments = NETWORKS[world.task]
+    network, arguments, layer = network_of(world, size)
     return Card(
         name=f"world-{world.name}",
         task=world.task,
@@ -70,17 +66,20 @@ def card_of(world: World, size: int) -> Card:
         weights="model.safetensors",
         arguments=arguments,
         classes=world.classes,
+        layer=layer,
         preprocessing=Preprocessing(orientation="RAS", size=(size,) * 3),
     )
 
 
-def fit(world: World, heads: Sequence[Head], training: Training, step: Callable[[], None] = lambda: None) -> tuple[nn.Module, State]:
+def fit(
+    world: World, heads: Sequence[Head], training: Training, step: Callable[[], None] = lambda: None
+) -> tuple[nn.Module, State]:
     """A network in eval mode that has learnt the world on these heads, and its weights; torch's random numbers stay.
 
     A regression's outputs are in the target's own unit.
     """
     with _alone(training):
-        network = build(*NETWORKS[world.task], trust=False)
+        network = build(*network_of(world, heads[0].size)[:2], trust=False)
         optimiser = torch.optim.AdamW(network.parameters(), lr=training.rate, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: _factor(done / training.steps))
         mean, spread = _scale(world, heads, training)

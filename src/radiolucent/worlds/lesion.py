@@ -21,7 +21,7 @@ class Lesion:
     about as bright: the brightest voxel alone tells the classes apart with an AUROC of 0.8, a small network with 1.
     """
 
-    radius: Span = (2.0, 3.5)
+    radius: Span = (1.5, 2.75)
     contrast: Span = (0.25, 0.45)
 
     name = "lesion"

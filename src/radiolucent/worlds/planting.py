@@ -74,7 +74,7 @@ class Planted:
     def into(cls, head: Head, parts: Mapping[str, Array], there: Mapping[str, bool]) -> Planted:
         """`parts` (*size) are added to the head's image where they are `there`; they must not touch each other.
 
-            image = head + sum_k there[k] part[k],     mask[k] = {p: part[k, p] != 0}
+        image = head + sum_k there[k] part[k],     mask[k] = {p: part[k, p] != 0}
         """
         image = head.image + sum(part for name, part in parts.items() if there[name])
         return cls(image[None].astype(np.float32), {name: part != 0 for name, part in parts.items() if there[name]})

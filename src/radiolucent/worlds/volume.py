@@ -24,7 +24,7 @@ class StructureVolume:
     so that brightness says nothing of the volume. Truth: the voxels {p: E[p] > 0}. `do={"structure": False}` gives y = 0.
     """
 
-    radius: Span = (1.5, 4.5)
+    radius: Span = (1.25, 3.5)
     contrast: float = 0.4
 
     name = "volume"
