@@ -41,7 +41,7 @@ from radiolucent.worlds import (
 )
 from radiolucent.worlds.planting import begin
 
-SIZE = 20
+SIZE = 24
 pytest.importorskip("accelerate")
 
 RULES: dict[str, Callable[[dict[str, bool]], bool]] = {
@@ -155,7 +155,7 @@ def test_heads_are_upright_cubes_with_air_at_zero(heads: tuple[Head, ...], scans
     first = heads[0]
     assert first.grid.orientation == "RAS"
     assert len(set(np.round(first.grid.spacing, 6))) == 1
-    assert (first.depth > 0).mean() == pytest.approx((first.image > 0.3).mean(), abs=0.05)
+    assert (first.depth > 0).mean() == pytest.approx((first.image > 0.3).mean(), abs=0.08)
     centre = first.affine @ [*np.argwhere(first.depth > 0).mean(0), 1]
     from_file = scan(0).affine @ [17.5, 19.5, 15.5, 1]  # the ellipsoid's middle
     np.testing.assert_allclose(centre, from_file, atol=first.grid.spacing[0])
@@ -179,16 +179,16 @@ def test_a_seed_is_a_training(world: Any, heads: tuple[Head, ...]) -> None:
 
 
 class Eye(nn.Module):
-    """Logits (0, the brightest voxel inside - 2): it sees what is brighter than 2, and only in the head or in the air."""
+    """It sees the brightest voxel, either in the image's corners alone or everywhere else."""
 
     def __init__(self, air: bool) -> None:
         super().__init__()
         self.air = air
 
     def forward(self, x: Tensor) -> Tensor:
-        rim = torch.ones_like(x)
-        rim[..., 4:-4, 4:-4, 4:-4] = 0
-        seen = (x * rim - 0.7 if self.air else x * (1 - rim) - 2).flatten(1).amax(1)
+        near = torch.arange(SIZE) % (SIZE - 5) < 5
+        corners = near[:, None, None] & near[:, None] & near
+        seen = (x * corners - 0.5 if self.air else x * ~corners - 2).flatten(1).amax(1)
         return torch.stack([torch.zeros_like(seen), 10 * seen], 1)
 
 
@@ -306,7 +306,7 @@ def test_maps_that_are_known_are_located(scans: Path, tmp_path: Path, monkeypatc
     assert best["cases"] == 4
     assert best["pointing-game"] == best["energy-pointing-game"] == best["on lesion"] == 1
     assert best["on marker"] == 0
-    assert best["auroc"] > 0.8
+    assert best["auroc"] > 0.7
     assert chance["energy-pointing-game"] < 0.05
     assert 0 < chance["on marker"] < 0.05
     assert abs(chance["auroc"] - 0.5) < 0.1
@@ -364,13 +364,13 @@ def test_bad_inputs(heads: tuple[Head, ...], scans: Path, tmp_path: Path, monkey
     io.write(tmp_path / "one.nii.gz", scan(0))
     with pytest.raises(BadInput, match=r"3 scans or more.*; got 1\."):
         read_heads(tmp_path)
-    with pytest.raises(BadInput, match="from 16 to 96 voxels"):
-        read_heads(scans, 8)
+    with pytest.raises(BadInput, match="a multiple of 8"):
+        read_heads(scans, 20)
     with pytest.raises(BadInput, match="air around something in flat"):
         head_of(Volume(np.ones((1, 8, 8, 8), np.float32)), "flat", 16)
     with pytest.raises(BadInput, match="a 3D scan of one channel as picture"):
         head_of(Volume(np.ones((1, 8, 8), np.float32)), "picture", 16)
-    with pytest.raises(BadInput, match="a place for a lesion inside the head; got none on a grid of 20 x 20 x 20"):
+    with pytest.raises(BadInput, match="a place for a lesion inside the head; got none on a grid of 24 x 24 x 24"):
         Lesion(radius=(12.0, 12.0)).case(heads, 0)
     with pytest.raises(BadInput, match="parts among lesion; got marker"):
         Lesion().case(heads, 0, {"marker": True})
@@ -379,7 +379,7 @@ def test_bad_inputs(heads: tuple[Head, ...], scans: Path, tmp_path: Path, monkey
     with pytest.raises(BadInput, match="an agreement from 0 to 1"):
         Distractor(agreement=2)
     with pytest.raises(BadInput, match="a corner without head"):
-        Distractor(marker=9).case(heads, 0)
+        Distractor(marker=11).case(heads, 0)
     with pytest.raises(BadInput, match="do not touch"):
         Context(apart=3)
     with pytest.raises(BadInput, match="a contrast above 0"):

@@ -71,8 +71,8 @@ def read_heads(folder: str | Path, size: int = 24) -> tuple[Head, ...]:
         BadInput: fewer than 3 scans, one that is 2D or has several channels, or holds no head.
     """
     folder = Path(folder)
-    if not 16 <= size <= 96:
-        raise BadInput("from 16 to 96 voxels a side", f"{size}", "24 to 40 are trained in minutes.")
+    if not 16 <= size <= 96 or size % 8:
+        raise BadInput("16 to 96 voxels a side, a multiple of 8", f"{size}", "24 to 40 are trained in minutes.")
     if not folder.is_dir():
         raise BadInput(f"a folder of scans at {folder}", "nothing there", "Name one with --scans.")
     files = sorted(p for p in folder.iterdir() if io.suffix(p) in io.SUFFIXES and p.is_file() and not p.name.startswith("."))

@@ -31,9 +31,9 @@ class Training:
     `seed` decides the first weights and every case; the same seed and number of `threads` give the same weights, bit for bit.
     """
 
-    steps: int = 600
+    steps: int = 800
     batch: int = 16
-    rate: float = 5e-3
+    rate: float = 3e-3
     seed: int = 0
     threads: int = 1
 

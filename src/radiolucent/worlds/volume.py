@@ -41,7 +41,7 @@ class StructureVolume:
     def case(self, heads: Sequence[Head], seed: int, do: Mapping[str, bool] | None = None) -> Case:
         head, draw = begin(heads, seed)
         r = draw.uniform(*self.radius, 3)
-        q = place(head.depth > r.max() + 0.5, draw, "a structure")
+        q = place(head.depth > r.max() * (1 + 0.5 / r.min()), draw, "a structure")
         z = decided({"structure": True}, do)
         share = ellipsoid(head.size, q, r)
         planted = Planted.into(head, {"structure": self.contrast * share}, z)
