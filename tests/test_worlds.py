@@ -317,7 +317,7 @@ def test_maps_that_are_known_are_located(scans: Path, tmp_path: Path, monkeypatc
 
 
 def test_all_methods_are_tried_and_those_without_a_map_say_why(made: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    world, out = made
+    _, out = made
     rows = rows_of(out)
     if not any(row["truth"] for row in rows):
         pytest.skip("no case with a truth among so few")
@@ -327,10 +327,6 @@ def test_all_methods_are_tried_and_those_without_a_map_say_why(made: tuple[Any, 
     monkeypatch.setattr(
         "radiolucent.worlds.locating._read", lambda folder: (json.loads((folder / "world.json").read_text()), truthful)
     )
-    if world.task == "segmentation":
-        with pytest.raises(BadInput, match="at least one voxel"):  # two steps of a training label nothing
-            locate(out, cases=1)
-        return
     found = locate(out, cases=1)
     assert {"gradient", "random-map", "edge-map"} <= {row["method"] for row in found.rows()}
     assert {"times", "attention-rollout"} <= set(found.failed)

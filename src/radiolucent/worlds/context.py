@@ -24,11 +24,11 @@ class Context:
     the cue: whether it shows the context at all.
     """
 
-    radius: Span = (1.5, 2.75)
-    contrast: Span = (0.25, 0.45)
+    radius: Span = (1.75, 3.0)
+    contrast: Span = (0.35, 0.6)
     cue_radius: Span = (1.5, 2.5)
     cue_contrast: Span = (0.7, 0.95)
-    apart: float = 7.5
+    apart: float = 8.0
 
     name = "context"
     task = "segmentation"

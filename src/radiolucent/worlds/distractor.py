@@ -27,8 +27,8 @@ class Distractor:
     agreement 1/2: there the marker says nothing.
     """
 
-    radius: Span = (1.5, 2.75)
-    contrast: Span = (0.25, 0.45)
+    radius: Span = (1.75, 3.0)
+    contrast: Span = (0.35, 0.6)
     agreement: float = 0.9
     marker: int = 3
 

@@ -22,8 +22,8 @@ class Interaction:
     class: with one alone it is the other class. Truth: both balls, where both are there.
     """
 
-    radius: Span = (1.5, 2.75)
-    contrast: Span = (0.25, 0.45)
+    radius: Span = (1.75, 3.0)
+    contrast: Span = (0.35, 0.6)
 
     name = "interaction"
     task = "classification"

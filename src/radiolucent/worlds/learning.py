@@ -31,7 +31,7 @@ class Training:
     `seed` decides the first weights and every case; the same seed and number of `threads` give the same weights, bit for bit.
     """
 
-    steps: int = 800
+    steps: int = 1000
     batch: int = 16
     rate: float = 3e-3
     seed: int = 0

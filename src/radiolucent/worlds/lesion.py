@@ -21,8 +21,8 @@ class Lesion:
     about as bright: the brightest voxel alone tells the classes apart with an AUROC of 0.8, a small network with 1.
     """
 
-    radius: Span = (1.5, 2.75)
-    contrast: Span = (0.25, 0.45)
+    radius: Span = (1.75, 3.0)
+    contrast: Span = (0.35, 0.6)
 
     name = "lesion"
     task = "classification"
