@@ -65,6 +65,7 @@ def locate(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `worlds make` wrote.")],
     methods: Annotated[list[str], typer.Option(help="Method, may be repeated; default: all, and the controls.")] = [],  # noqa: B006
     cases: Annotated[int, typer.Option(min=1, help="At most so many cases of each world, that the network gets right.")] = 10,
+    layer: Annotated[str, typer.Option(help="Layer of layer-wise methods; default: the card's.")] = "",
     part: Annotated[
         Literal["positive", "absolute"],
         typer.Option(help="What counts in a signed map: evidence for the target, or for and against."),
@@ -77,7 +78,7 @@ def locate(
     from radiolucent.worlds import locate as run
 
     with progress(cases * len(folders), as_json) as (say, step):
-        found = [run(folder, methods, cases=cases, part=part, say=say, step=step) for folder in folders]
+        found = [run(folder, methods, layer=layer, cases=cases, part=part, say=say, step=step) for folder in folders]
     rows = [row for located in found for row in located.rows()]
     if out is not None:
         write_table(out, rows)

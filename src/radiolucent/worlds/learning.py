@@ -46,10 +46,11 @@ def network_of(world: World, size: int) -> tuple[str, dict[str, Any], str]:
 
     A lesion is small, and a mean over the head hardly moves with it: so a classifier takes the maximum over each of 2 x 2 x 2
     parts of the grid. A volume is a sum, which the mean is. What lies elsewhere reaches a voxel through the bottom of the U.
+    The classifier's layer is the last but one: behind the maximum any cell that sees the lesion serves, also one beside it.
     """
     if world.task == "classification":
         arguments = {"outputs": 2, "size": [size] * 3, "channels": [8, 16, 32], "pool": [2, 2, size // 8], "hidden": [16]}
-        return "radiolucent:Morphometry", arguments | {"norm": True}, "blocks.2.2"
+        return "radiolucent:Morphometry", arguments | {"norm": True}, "blocks.1.2"
     if world.task == "regression":
         return "radiolucent:AnatomyNet", {"outputs": 1, "axes": 3, "channels": [8, 16, 32], "convolutions": 1}, "auto"
     arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [8, 16, 32, 64], "strides": [2, 2, 2]}

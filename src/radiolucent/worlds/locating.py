@@ -63,6 +63,7 @@ def locate(
     folder: str | Path,
     methods: Sequence[str] = (),
     *,
+    layer: str = "",
     cases: int = 10,
     part: Part = "positive",
     say: Callable[[str], None] = lambda text: None,
@@ -73,6 +74,7 @@ def locate(
     Args:
         folder: what `make` wrote.
         methods: names; () is all of METHODS, each as it is by default, and the controls.
+        layer: of the layer-wise methods; "" is the card's.
         cases: at most so many, the first that have a truth and are right.
         part: what counts as mass in a signed map (see radiolucent.metrics.measure).
         say, step: are told what happens, and of each case.
@@ -80,7 +82,7 @@ def locate(
     folder = Path(folder)
     facts, rows = _read(folder)
     network, card = load(str(folder / "model"))
-    chosen, failed = _methods(methods, card)
+    chosen, failed = _methods(methods, layer or card.layer)
     used = [row for row in rows if row["right"] == "yes" and row["truth"]][:cases]
     if not used:
         raise BadInput("a case with a truth that the network gets right", f"none of {len(rows)}", "Train longer: --set steps=...")
@@ -121,13 +123,13 @@ def _target(card: Card, row: Mapping[str, str]) -> Target:
     return Region(1) if card.task == "segmentation" else Logits(card.index(row["label"]))
 
 
-def _methods(names: Sequence[str], card: Card) -> tuple[list[Method], dict[str, str]]:
-    """Methods at the card's layer, and the reasons why some cannot be without settings."""
+def _methods(names: Sequence[str], layer: str) -> tuple[list[Method], dict[str, str]]:
+    """Methods at the layer, and the reasons why some cannot be without settings."""
     made: list[Method] = []
     failed: dict[str, str] = {}
     for name in names or (*METHODS, *CONTROLS):
         try:
-            made.append(at_layer(from_dict({"method": name}), card.layer))
+            made.append(at_layer(from_dict({"method": name}), layer))
         except BadInput as error:
             if names:
                 raise

@@ -25,7 +25,7 @@ class StructureVolume:
     """
 
     radius: Span = (1.25, 3.5)
-    contrast: float = 0.4
+    contrast: float = 0.6
 
     name = "volume"
     task = "regression"
