@@ -20,7 +20,6 @@ from radiolucent.volume import Volume
 _AIR = 0.1
 """Share of the 99th percentile below which a voxel counts as air."""
 _NOISE = 0.02
-_MOST_SHIFT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +45,10 @@ class Head:
         return Grid(self.image.shape, self.affine)
 
     def varied(self, draw: Generator) -> Head:
-        """Another head of it: mirrored or not, moved by up to 2 voxels, brighter or darker, with noise in the head."""
+        """The head mirrored or not, moved by up to a sixteenth of the grid, brighter or darker, and with noise."""
         step = -1 if draw.random() < 0.5 else 1
-        shift = draw.integers(-_MOST_SHIFT, _MOST_SHIFT + 1, 3)
+        far = self.size // 16
+        shift = draw.integers(-far, far + 1, 3)
         image, depth = _moved(self.image[::step], shift), _moved(self.depth[::step], shift)
         image = image * draw.uniform(0.85, 1.15) + _NOISE * draw.standard_normal(image.shape) * (depth > 0)
         return replace(self, image=image.astype(np.float32), depth=np.minimum(depth, _from_border(self.size)))
@@ -127,8 +127,9 @@ def _cube(grid: Grid, body: Array, size: int) -> Grid:
 
 def _moved(data: Array, shift: Array) -> Array:
     """Moved by whole voxels, 0 where nothing comes from."""
-    wide = np.pad(data, _MOST_SHIFT)
-    return wide[tuple(slice(_MOST_SHIFT - k, _MOST_SHIFT - k + n) for k, n in zip(shift, data.shape, strict=True))]
+    far = int(np.abs(shift).max())
+    wide = np.pad(data, far)
+    return wide[tuple(slice(far - k, far - k + n) for k, n in zip(shift, data.shape, strict=True))]
 
 
 def _from_border(size: int) -> Array:

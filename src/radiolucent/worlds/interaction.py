@@ -22,7 +22,7 @@ class Interaction:
     class: with one alone it is the other class. Truth: both balls, where both are there.
     """
 
-    radius: Span = (1.75, 3.0)
+    radius: Span = (1.75, 2.5)
     contrast: Span = (0.35, 0.6)
 
     name = "interaction"
