@@ -35,7 +35,7 @@ class Located:
     world: str
     parts: tuple[str, ...]
     scores: Scores
-    failed: Mapping[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per method, best average precision first: its means, cases, and the share of the mass on each part."""
@@ -56,7 +56,7 @@ class Located:
         lines = [f"**{self.world}**", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in self.rows()]
         missing = [f"- {method}: {reason}" for method, reason in self.failed.items()]
-        return "\n".join(lines + (["", "No map:", "", *missing] if missing else []))
+        return "\n".join(lines + (["", "No map, in one case or more:", "", *missing] if missing else []))
 
 
 def locate(
@@ -99,10 +99,9 @@ def _case(
     located: Located, folder: Path, row: Mapping[str, str], network: nn.Module, card: Card, methods: Sequence[Method], part: Part
 ) -> None:
     """All methods on one case."""
-    failed: dict[str, str] = located.failed  # type: ignore[assignment]
 
     def gone(method: Method, error: BadInput) -> None:
-        failed.setdefault(titles(method)[0], str(error))
+        located.failed.setdefault(titles(method)[0], str(error))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)
