@@ -54,7 +54,7 @@ def network_of(world: World, size: int) -> tuple[str, dict[str, Any], str]:
     if world.task == "regression":
         return "radiolucent:AnatomyNet", {"outputs": 1, "axes": 3, "channels": [8, 16, 32], "convolutions": 1}, "auto"
     arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [8, 16, 32, 64], "strides": [2, 2, 2]}
-    return "monai:UNet", arguments | {"num_res_units": 1, "norm": "instance"}, "auto"
+    return "monai:UNet", arguments | {"num_res_units": 1, "norm": "batch"}, "auto"
 
 
 def card_of(world: World, size: int) -> Card:
