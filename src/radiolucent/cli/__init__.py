@@ -20,6 +20,7 @@ from radiolucent.cli.measure import measure, metrics
 from radiolucent.cli.models import layers, methods
 from radiolucent.cli.study import app as study
 from radiolucent.cli.train import train
+from radiolucent.cli.worlds import app as worlds
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -35,6 +36,7 @@ app = typer.Typer(
 for command in (explain, layers, methods, demo, measure, metrics, hunt, train, bench):
     app.command()(command)
 app.add_typer(study, name="study")
+app.add_typer(worlds, name="worlds")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,93 @@
+"""`radiolucent worlds make` and `radiolucent worlds locate`: planted truth, and every method against it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from radiolucent.cli.options import Json
+from radiolucent.cli.terminal import progress
+
+app = typer.Typer(no_args_is_help=True, help="Worlds in which the cause of a network's output is known.")
+
+
+@app.command()
+def make(
+    name: Annotated[str, typer.Argument(help="lesion, distractor, interaction, volume or context.")],
+    out: Annotated[Path, typer.Option(help="The world's folder, a new one.")],
+    scans: Annotated[
+        Path | None, typer.Option(help="A folder of 3D scans to plant into; default: RADIOLUCENT_DATA/ixi/t1.")
+    ] = None,
+    set_: Annotated[list[str], typer.Option("--set", help="Setting of the world: agreement=0.8 or radius=2,3.")] = [],  # noqa: B006
+    size: Annotated[int, typer.Option(help="Voxels a side.")] = 24,
+    cases: Annotated[int, typer.Option(min=1, help="Test cases to write.")] = 40,
+    tested: Annotated[int, typer.Option(min=1, help="Test cases to measure the network on.")] = 200,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the training.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and of the training's cases.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="PyTorch's; the last bits of the weights depend on them.")] = 1,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a small network on a world: OUT/model, OUT/cases.csv, OUT/world.json, all or nothing."""
+    from radiolucent.worlds import WORLDS, Training, scans_folder, world_of
+    from radiolucent.worlds import make as run
+
+    world = world_of(WORLDS, name, set_)
+    training = Training(seed=seed, threads=threads, **({"steps": steps} if steps else {}))
+    with progress(training.steps, as_json) as (say, step):
+        facts = run(
+            world,
+            scans_folder(scans),
+            out,
+            training,
+            size=size,
+            cases=cases,
+            tested=tested,
+            overwrite=overwrite,
+            say=say,
+            step=step,
+        )
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    for effect in facts["effects"]:
+        flipped = f", {effect['flipped']:.0%} of the classes flip" if "flipped" in effect else ""
+        kind = "cause" if effect["cause"] else "no cause"
+        print(f"{effect['part']} ({kind}): changes the output by {effect['change']:.3g}{flipped}")
+    print(f"world: {out.resolve()}")
+
+
+@app.command()
+def locate(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `worlds make` wrote.")],
+    methods: Annotated[list[str], typer.Option(help="Method, may be repeated; default: all, and the controls.")] = [],  # noqa: B006
+    cases: Annotated[int, typer.Option(min=1, help="At most so many cases of each world, that the network gets right.")] = 10,
+    layer: Annotated[str, typer.Option(help="Layer of layer-wise methods; default: the card's.")] = "",
+    part: Annotated[
+        Literal["positive", "absolute"],
+        typer.Option(help="What counts in a signed map: evidence for the target, or for and against."),
+    ] = "positive",
+    out: Annotated[Path | None, typer.Option(help="Table to write too: .csv, .parquet or .xlsx.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Every method's maps against the planted truth, as a Markdown table per world."""
+    from radiolucent.io.tables import write_table
+    from radiolucent.worlds import locate as run
+
+    with progress(cases * len(folders), as_json) as (say, step):
+        found = [run(folder, methods, layer=layer, cases=cases, part=part, say=say, step=step) for folder in folders]
+    rows = [row for located in found for row in located.rows()]
+    if out is not None:
+        write_table(out, rows)
+    if as_json:
+        print(json.dumps({"rows": [_plain(row) for row in rows], "failed": {f.world: dict(f.failed) for f in found}}, indent=1))
+    else:
+        print("\n\n".join(located.markdown() for located in found))
+
+
+def _plain(row: dict[str, object]) -> dict[str, object]:
+    """JSON knows no NaN."""
+    return {key: None if value != value else value for key, value in row.items()}
