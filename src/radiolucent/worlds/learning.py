@@ -23,6 +23,9 @@ from radiolucent.worlds.planting import Case, World
 _EPOCH = 1 << 32
 """Seeds of cases that one seed of a training may use."""
 
+_FASTER = {"regression": 3.0}
+"""Times the rate: a mean over the grid moves little with a structure, so that what reads it off has far to go."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -31,7 +34,7 @@ class Training:
     `seed` decides the first weights and every case; the same seed and number of `threads` give the same weights, bit for bit.
     """
 
-    steps: int = 1000
+    steps: int = 1500
     batch: int = 16
     rate: float = 3e-3
     seed: int = 0
@@ -81,7 +84,7 @@ def fit(
     """
     with _alone(training):
         network = build(*network_of(world, heads[0].size)[:2], trust=False)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=training.rate, weight_decay=1e-2)
+        optimiser = torch.optim.AdamW(network.parameters(), lr=training.rate * _FASTER.get(world.task, 1.0), weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: _factor(done / training.steps))
         mean, spread = _scale(world, heads, training)
         for number in range(training.steps):

@@ -54,7 +54,7 @@ def performance(world: World, cases: Sequence[Case], outputs: Array) -> dict[str
     if world.task == "classification":
         return found | {"accuracy": float((outputs.argmax(1) == truth).mean())}
     if world.task == "regression":
-        r = float(np.corrcoef(outputs[:, 0], truth)[0, 1])
+        r = float(np.corrcoef(outputs[:, 0], truth)[0, 1]) if np.ptp(outputs) > 0 else 0.0  # one value for all tells nothing
         return found | {"r": r, "mae": float(np.abs(outputs[:, 0] - truth).mean())}
     labelled = truth.any((1, 2, 3))
     silent = outputs[~labelled].sum((1, 2, 3)) <= _STRAY
