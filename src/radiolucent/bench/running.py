@@ -20,10 +20,9 @@ from radiolucent.hooks.taps import module_of
 from radiolucent.methods import as_dict, named_layers
 from radiolucent.metrics import as_dict as metric_dict
 from radiolucent.models import Card, load
-from radiolucent.provenance import weights_hash
 from radiolucent.study.checking import on_device
 from radiolucent.study.claims import attempts, claim
-from radiolucent.tiling import Tiled
+from radiolucent.study.working import model_facts
 
 
 @dataclass
@@ -57,9 +56,10 @@ def run(
     _check_apart(folder, cases)
     bench = Bench.begin(folder, recipe, _identity(recipe, cases, say), say)
     result, checks = Run(bench), recipe.checks != ()
+    places = {(place.model, place.case): place for place in bench.places()}
     left: dict[str, list[tuple[Place, Item]]] = {}
     for contender in recipe.models:
-        pairs = [(bench.place(contender.name, item), item) for item in cases[contender.name]]
+        pairs = [(places[contender.name, item.id], item) for item in cases[contender.name]]
         result.there += sum(place.is_done(checks=checks, retry=retry) for place, _ in pairs)
         todo = [pair for pair in pairs if not pair[0].is_done(checks=checks, retry=retry)]
         left[contender.name] = sorted(todo, key=lambda pair: attempts(pair[0].mark))  # what killed a process comes last
@@ -127,19 +127,8 @@ def _identity(recipe: Recipe, cases: Mapping[str, Sequence[Item]], say: Callable
         for note in card.notes:
             say(f"note: {contender.name}: {note}")
         _check_fit(contender, card, network, recipe)
-        models[contender.name] = {
-            "weights_sha256": weights_hash(network),
-            "task": card.task,
-            "classes": card.classes,
-            "regions": card.regions,
-            "output": card.output,
-            "spread": card.spread,
-            "preprocessing": card.preprocessing.as_dict(),
-            "windows": dict(network.settings) if isinstance(network, Tiled) else None,
-            "targets": contender.targets,
-            "reduce": contender.reduce,
-            "device": contender.device,
-        }
+        asked = {"targets": contender.targets, "reduce": contender.reduce}
+        models[contender.name] = model_facts(network, card, contender.device) | asked
     said = {
         contender.name: {item.id: item.said(contender.cases.parent) for item in cases[contender.name]}
         for contender in recipe.models

@@ -24,7 +24,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from radiolucent import io
-from radiolucent.bench.cases import Item
 from radiolucent.bench.recipe import Recipe
 from radiolucent.errors import BadInput
 from radiolucent.study.cohort import folders
@@ -180,9 +179,6 @@ class Bench:
                 zip(self.identity["cases"][model], folders(list(self.identity["cases"][model])), strict=True)
             )
         ]
-
-    def place(self, model: str, item: Item) -> Place:
-        return next(place for place in self.places() if (place.model, place.case) == (model, item.id))
 
 
 def _check_free(folder: Path) -> None:

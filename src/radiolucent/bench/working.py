@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,8 +24,6 @@ from radiolucent.plan import Plan, is_segmentation, read_scan
 from radiolucent.protocols import Method, Target
 from radiolucent.study.working import targets_there
 from radiolucent.volume import Volume
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -186,5 +183,5 @@ def reason_of(error: Exception) -> str:
 
 def _raise_if_no_room(error: Exception) -> None:
     """Every other cell would fail too."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if io.no_room(error):
         raise error

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from radiolucent.cli.options import Json
-from radiolucent.cli.terminal import progress, reason, table
+from radiolucent.cli.options import Json, Mass
+from radiolucent.cli.terminal import progress, reason, table, without_nan
 
 if TYPE_CHECKING:
     from radiolucent.scores import Scores
 
-Part = Literal["positive", "absolute"]
 _MOST_LINES = 200
 
 
@@ -40,9 +38,7 @@ def measure(
     ] = [  # noqa: B006
         "otsu"
     ],
-    part: Annotated[
-        Part, typer.Option(help="What counts in a signed map: evidence for the target, or for and against.")
-    ] = "positive",
+    part: Mass = "positive",
     resample: Annotated[bool, typer.Option(help="Bring masks on another grid onto the map's (nearest neighbour).")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace tables that are there.")] = False,
     as_json: Json = False,
@@ -100,7 +96,9 @@ def _tell(scores: Scores, failed: Mapping[str, Exception], cases: Sequence[str],
             {"case": c, "status": "failed", "reason": reason(failed[c])} if c in failed else {"case": c, "status": "done"}
             for c in cases
         ]
-        print(json.dumps({"cases": states, "files": [str(f) for f in files], "means": [_plain(row) for row in means]}, indent=1))
+        print(
+            json.dumps({"cases": states, "files": [str(f) for f in files], "means": [without_nan(row) for row in means]}, indent=1)
+        )
     else:
         _print(means, files)
         for why, times in Counter(row["reason"] for row in scores.rows() if row["reason"]).most_common():
@@ -151,8 +149,3 @@ def _numbers(row: dict[str, Any]) -> list[str]:
     mean = f"{row['mean']:.3f}" if row["n"] else "undefined"
     interval = f"{row['low']:.3f} to {row['high']:.3f}" if row["n"] > 1 else "-"
     return [mean, interval, f"{row['n']}" + (f" ({row['missing']} undefined)" if row["missing"] else "")]
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no NaN."""
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,10 @@ Windows = Annotated[
     str | None, typer.Option("--window", help="Predict in windows of this size, as 96,96,96; or whole. Default: as the card says.")
 ]
 Overlap = Annotated[float | None, typer.Option(help="Share of a window that lies in the next. Default: the card's, or 0.25.")]
+Mass = Annotated[
+    Literal["positive", "absolute"],
+    typer.Option(help="What counts in a signed map: evidence for the target, or for and against."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 

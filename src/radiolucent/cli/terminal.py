@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +51,11 @@ def progress(cases: int, quiet: bool) -> Iterator[tuple[Callable[[str], None], C
 def reason(error: Exception) -> str:
     """An error of ours speaks for itself; another one needs its type to be understood."""
     return str(error) if type(error).__name__ == "BadInput" else f"{type(error).__name__}: {error}"
+
+
+def without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from radiolucent.cli.options import Json
-from radiolucent.cli.terminal import progress
+from radiolucent.cli.options import Json, Mass
+from radiolucent.cli.terminal import progress, without_nan
 
 app = typer.Typer(no_args_is_help=True, help="Worlds in which the cause of a network's output is known.")
 
@@ -66,10 +66,7 @@ def locate(
     methods: Annotated[list[str], typer.Option(help="Method, may be repeated; default: all, and the controls.")] = [],  # noqa: B006
     cases: Annotated[int, typer.Option(min=1, help="At most so many cases of each world, that the network gets right.")] = 10,
     layer: Annotated[str, typer.Option(help="Layer of layer-wise methods; default: the card's.")] = "",
-    part: Annotated[
-        Literal["positive", "absolute"],
-        typer.Option(help="What counts in a signed map: evidence for the target, or for and against."),
-    ] = "positive",
+    part: Mass = "positive",
     out: Annotated[Path | None, typer.Option(help="Table to write too: .csv, .parquet or .xlsx.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -83,11 +80,8 @@ def locate(
     if out is not None:
         write_table(out, rows)
     if as_json:
-        print(json.dumps({"rows": [_plain(row) for row in rows], "failed": {f.world: dict(f.failed) for f in found}}, indent=1))
+        print(
+            json.dumps({"rows": [without_nan(row) for row in rows], "failed": {f.world: dict(f.failed) for f in found}}, indent=1)
+        )
     else:
         print("\n\n".join(located.markdown() for located in found))
-
-
-def _plain(row: dict[str, object]) -> dict[str, object]:
-    """JSON knows no NaN."""
-    return {key: None if value != value else value for key, value in row.items()}

@@ -13,7 +13,7 @@ import numpy as np
 
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.io import arrays, dicom, image, nifti
-from radiolucent.io.atomic import check_writable, new_folder, put
+from radiolucent.io.atomic import check_writable, new_folder, no_room, put
 from radiolucent.io.dicom import Source as DicomSource
 from radiolucent.io.dicom import is_dicom, write_parametric_map, write_segmentation
 from radiolucent.io.kinds import kind_of, usable
@@ -162,6 +162,6 @@ def _finite(volume: Volume, path: Path, nonfinite: str) -> Volume:
 
 
 __all__ = [
-    "SUFFIXES", "DicomSource", "check_writable", "is_dicom", "new_folder", "put", "read", "read_channels", "read_labels", "stem",
-    "suffix", "to_nifti", "usable", "write", "write_parametric_map", "write_segmentation",
+    "SUFFIXES", "DicomSource", "check_writable", "is_dicom", "new_folder", "no_room", "put", "read", "read_channels", "read_labels",
+    "stem", "suffix", "to_nifti", "usable", "write", "write_parametric_map", "write_segmentation",
 ]  # fmt: skip

@@ -53,6 +53,11 @@ def check_writable(folder: Path) -> None:
         raise BadInput("a folder that can be written to", f"{folder}: {error}", "Choose another --out.") from None
 
 
+def no_room(error: Exception) -> bool:
+    """Whether it is the disk that fails and not the one who writes: everybody else would fail too."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
 @contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which takes its name `path` at the end, or is gone if anything fails.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -37,8 +36,6 @@ from radiolucent.study.tables import to_parquet
 from radiolucent.study.thumbnails import thumbnail
 from radiolucent.targets import label_map
 from radiolucent.tiling import Tiled, untiled
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -98,25 +95,28 @@ def load_model(recipe: Recipe) -> Loaded:
     return Loaded(on_device(network, recipe.model.device), card, plan, identity)
 
 
+def model_facts(network: nn.Module, card: Card, device: str) -> dict[str, Any]:
+    """What a model's maps depend on: it must stay the same as long as results are added to earlier ones."""
+    return {
+        "weights_sha256": weights_hash(network),
+        "task": card.task,
+        "classes": card.classes,
+        "regions": card.regions,
+        "output": card.output,
+        "spread": card.spread,
+        "preprocessing": card.preprocessing.as_dict(),
+        "windows": dict(network.settings) if isinstance(network, Tiled) else None,
+        "device": device,
+    }
+
+
 def _identity(recipe: Recipe, plan: Plan, card: Card, network: nn.Module) -> dict[str, Any]:
     regions = recipe.regions
     parcellation = regions.parcellation
     if parcellation not in ("predicted", "label"):  # a study and its data may move together
         parcellation = os.path.relpath(parcellation, recipe.cohort.root)
     values = {
-        "model": {
-            "weights_sha256": weights_hash(network),
-            "task": card.task,
-            "classes": card.classes,
-            "regions": card.regions,
-            "output": card.output,
-            "spread": card.spread,
-            "mean": card.mean,
-            "unit": str(card.about.get("unit", "")),
-            "preprocessing": card.preprocessing.as_dict(),
-            "windows": dict(network.settings) if isinstance(network, Tiled) else None,
-            "device": recipe.model.device,
-        },
+        "model": model_facts(network, card, recipe.model.device) | {"mean": card.mean, "unit": str(card.about.get("unit", ""))},
         "explain": {"methods": [as_dict(m) for m in plan.methods], "targets": plan.targets, "reduce": plan.reduce},
         "regions": {
             "parcellation": parcellation,
@@ -181,7 +181,7 @@ def _attempt(job: Job, study: Study, case: Case) -> Outcome:
         if study.is_done(case):  # another process was quicker where nothing can be claimed
             return Outcome(case.id, "there")
         reason = str(error) if isinstance(error, BadInput) else f"{type(error).__name__}: {error}"
-        blameless = isinstance(error, OSError) and error.errno in _NO_ROOM
+        blameless = io.no_room(error)
         if not blameless:
             study.quarantine(case, reason)
         return Outcome(case.id, "failed", reason, blameless=blameless)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from radiolucent.geometry import Array
-from radiolucent.metrics.faithfulness.findings import drops, fisher
+from radiolucent.metrics.faithfulness.findings import correlation, drops, fisher
 from radiolucent.metrics.faithfulness.units import Units
 from radiolucent.metrics.finding import Finding, Undefined
 from radiolucent.trust.card import Verdict, chance, interval, not_tested, number, two
@@ -63,9 +63,7 @@ def compared(relevance: Tensor, hidden: Hidden, target: int) -> Compared:
     lost = hidden.lost(target)
     sums = hidden.units.sums(relevance).numpy().astype(np.float64)
     own = hidden.members @ sums
-    if np.ptp(own) <= 1e-12 * np.abs(own).max():
-        raise Undefined("the relevance of what is hidden is always the same")
-    F = _correlations(own[None], lost)[0]
+    F = correlation(torch.from_numpy(own), torch.from_numpy(lost))
     others = _correlations(_elsewhere(sums.reshape(hidden.lattice)) @ hidden.members.T, lost)
     edges = hidden.members @ hidden.edges
     n = len(lost)

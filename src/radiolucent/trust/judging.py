@@ -17,7 +17,8 @@ from radiolucent.explanation.checking import on_model_s_grid
 from radiolucent.hooks import Cost, costing, evaluating
 from radiolucent.methods import EdgeMap, title, unique_titles
 from radiolucent.metrics.faithfulness import Asked
-from radiolucent.metrics.faithfulness.changed import Changed, Drawn, Unchanged
+from radiolucent.metrics.faithfulness.changed import Changed, Unchanged
+from radiolucent.metrics.faithfulness.correlation import RandomSubsets
 from radiolucent.metrics.finding import Undefined
 from radiolucent.metrics.remaking import scores_of
 from radiolucent.parcellation import Parcellation
@@ -167,13 +168,13 @@ def _hide(scene: Scene, asked: Standards, subsets: int) -> tuple[Hidden | str, L
     prediction = scene.prediction
     x, model = prediction.x, prediction.model
     lattice = together(asked, x.shape[2:])
-    size = max(1, round(asked.subset * math.prod(lattice)))
+    random = RandomSubsets("cubes", asked.cubes, asked.subset, subsets, baseline=asked.baseline, seed=1)
 
     def ask() -> tuple[Hidden, Learnt]:
         with evaluating(model), torch.no_grad():
             witness = Asked(model, x, scene.fixed)
             units = witness.units("cubes", asked.cubes)
-            drawn = [Drawn("cubes", asked.cubes, asked.baseline, size, 1, n) for n in range(subsets)]
+            drawn = random.drawn(units)
             few = copies(asked, units.count)
             copied: list[Changed] = [Unchanged(), *drawn, *few]
             witness.ask(copied)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from radiolucent.explanation.examining import reseeded
 from radiolucent.geometry import Array
 from radiolucent.metrics.remaking.maps import average
 from radiolucent.protocols import Method
@@ -28,7 +28,7 @@ def stability(noisy: Sequence[float | str], method: Method, standards: Standards
         return not_tested("stability", next((each for each in noisy if isinstance(each, str)), "there is no noisy image"))
     found = average(torch.tensor(values, dtype=torch.float64))
     numbers = (number("relative change under noise", found),)
-    seeds = " and other random numbers of the method" if re.search(r"\bseed=", repr(method)) else ""
+    seeds = " and other random numbers of the method" if reseeded(method, 1) != method else ""
     how = f"by {found.value:.2f} of its size{interval(found)} under noise of {standards.noise:.0%} of the image's range{seeds}"
     if found.value >= standards.change:
         return Verdict("stability", "fails", f"The map changes {how}: two unrelated maps differ by 1.41.", numbers)

@@ -81,10 +81,7 @@ def make(
         found = drawn(fair, unseen, SEED, tested)
         outputs = outputs_of(network, found)
         test = {name: round(value, 4) for name, value in performance(fair, found, outputs).items()}
-        card = replace(card_of(world, size), about={"world": world.name, "test": test, "limits": "A toy; not for diagnosis."})
-        if world.task == "regression":
-            values = np.array([case.target for case in found])
-            card = replace(card, mean=(float(values.mean()),), spread=(float(values.std(ddof=1)),))
+        card = _card(world, size, found, test)
         facts = _facts(world, training, heads, known, card) | {"seconds": seconds, "test": test}
         facts["effects"] = effects(fair, network, unseen, min(tested, 100))
         (new / "model").mkdir()
@@ -113,6 +110,15 @@ def world_of(kinds: dict[str, type[Any]], name: str, settings: Sequence[str] = (
             raise BadInput(f"{known[key].type} for {key}", repr(text), "Two numbers are written as 2,3.") from None
     found: World = kinds[name](**values)
     return found
+
+
+def _card(world: World, size: int, cases: Sequence[Case], test: dict[str, float]) -> Card:
+    """The model card with what the test found; a regression's has the mean and spread of the truths."""
+    card = replace(card_of(world, size), about={"world": world.name, "test": test, "limits": "A toy; not for diagnosis."})
+    if world.task != "regression":
+        return card
+    values = np.array([case.target for case in cases])
+    return replace(card, mean=(float(values.mean()),), spread=(float(values.std(ddof=1)),))
 
 
 def _facts(world: Any, training: Training, heads: Sequence[Head], known: Sequence[Head], card: Card) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from radiolucent.geometry import Array
 from radiolucent.worlds.heads import Head
-from radiolucent.worlds.learning import drawn, images
+from radiolucent.worlds.learning import images
 from radiolucent.worlds.planting import Case, World
 
 SEED = 1 << 62
@@ -81,11 +81,6 @@ def effects(world: World, network: nn.Module, heads: Sequence[Head], count: int)
             row["flipped"] = float((with_it.argmax(1) != without.argmax(1)).mean())
         rows.append(row)
     return rows
-
-
-def tested(world: World, heads: Sequence[Head], count: int) -> list[Case]:
-    """The test's cases."""
-    return drawn(world, heads, SEED, count)
 
 
 def _signal(outputs: Array) -> Array:
