@@ -27,7 +27,8 @@ class VolumeModel(nn.Module):
         "2.5d": all kernels lie in the plane of the last two axes.
 
     Strides, pooling and padding of all axes are those of the 2D network. `encoder`, `features` (b, width) and
-    `from_features` are as in SliceModel, and so are the other arguments; `size` (i, j, k) resizes volumes.
+    `from_features` are as in SliceModel, and so are the other arguments; `size` (i, j, k) resizes volumes. EfficientNet-Lite
+    leaves out branches in training in a way made for 2D: encoder_arguments={"drop_connect_rate": 0.0} trains it.
 
     Raises:
         BadInput: a network with parts that have no 3D counterpart.
