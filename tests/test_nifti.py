@@ -161,6 +161,14 @@ def test_a_name_of_no_known_kind_is_refused(tmp_path):
         io.write(tmp_path / "map.nrrd", Volume(ramp((1, 4, 5, 6))))
 
 
+def test_swapped_arguments_are_told(tmp_path: Path) -> None:
+    volume = Volume(np.zeros((1, 4, 4, 4)))
+    with pytest.raises(BadInput, match=r"a path, then a Volume; got Volume and PosixPath.*write\(path, volume\)"):
+        io.write(volume, tmp_path / "x.nii")  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="PosixPath and ndarray"):
+        io.write(tmp_path / "x.nii", volume.data)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("suffix", [".mgz", ".mgh"])
 def test_freesurfer_volumes(tmp_path, suffix):
     affine = np.array([[-1.0, 0, 0, 20], [0, 0, 2, -30], [0, -1, 0, 40], [0, 0, 0, 1]])

@@ -332,7 +332,8 @@ def test_pictures_of_unequal_classes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert next(row["mean"] for row in summary["measures"] if row["measure"] == "balanced_accuracy") > 0.8
     assert radiolucent.load(tmp_path / "out")[1].preprocessing.size == (8, 8)
     kernels = [p for p in fits[0].network.parameters() if p.ndim == 4 and p.shape[1] > 1]
-    assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
 
 def test_patience_ends_it_and_the_best_epoch_is_kept(tmp_path: Path) -> None:

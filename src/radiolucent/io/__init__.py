@@ -116,7 +116,13 @@ def write(path: str | Path, volume: Volume) -> Path:
     """Write a Volume as .nii, .nii.gz (any volume) or .tiff (one channel, 2D), whole or not at all.
 
     The header is fresh (no text or extension of any input goes into it), qform and sform are equal.
+
+    Raises:
+        BadInput: another suffix, or no path and volume in this order.
     """
+    if not isinstance(path, str | Path) or not isinstance(volume, Volume):
+        got = f"{type(path).__name__} and {type(volume).__name__}"
+        raise BadInput("a path, then a Volume", got, "write(path, volume); an array becomes one by Volume(array).")
     path = Path(path)
     if suffix(path) in (".nii", ".nii.gz"):
         return nifti.write(path, volume)

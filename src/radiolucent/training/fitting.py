@@ -58,7 +58,7 @@ class Fit:
         self.network = networks.make(self.recipe.model, seed).to(self.accelerator.device)
         image = self.images[(int(self.train[0]), -1)][0].to(self.accelerator.device)
         if image.ndim == 3:
-            self.network.to(memory_format=torch.channels_last)  # 2D convolutions are 1.4 times faster in it on a CPU
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.4 times faster on a CPU
         networks.check_outputs(self.network, image, self.cases.classes)
         truths = self.cases.labels[self.train]
         self.meaning = Meaning.of(self.network, self.recipe.training.task, self.asked.smoothing, truths)
