@@ -129,6 +129,27 @@ def test_some_slices_stand_for_all_while_it_trains() -> None:
         assert not torch.equal(again, output)
 
 
+def test_some_slices_stand_for_all_also_where_the_features_are_there_already() -> None:
+    """The pooling gets `draw` of the slices, each in its own place's order, and padding only where there is nothing else."""
+    model, x = small(draw=6).eval(), volumes()
+    padded = slice_mask(torch.tensor([[6, 9, 5], [1, 1, 2]]), GRID)
+    features = model.features(x, padded)
+    torch.testing.assert_close(model.from_features(features, padded), small().eval()(x, padded))
+    given: list[tuple[Tensor, Tensor]] = []
+    model.stack.register_forward_pre_hook(lambda m, a: given.append(a[0]))
+    masks: list[Tensor] = []
+    model.pooling.register_forward_pre_hook(lambda m, a: masks.append(a[1]))
+    model.train().from_features(features, padded)
+    model.from_features(features, padded)
+    assert not torch.equal(given[0], given[1])
+    assert masks[0].sum(1).tolist() == [6, 4]
+    for volume in range(2):
+        whole, some = features[volume].tolist(), [row for row, there in zip(given[0][volume].tolist(), masks[0][volume]) if there]
+        places = [whole.index(row) for row in some]
+        assert places == sorted(set(places))
+        assert padded[volume][places].all()
+
+
 @every_pooling
 def test_chunks_change_nothing(pooling: str) -> None:
     whole, x = small(pooling).eval(), volumes()

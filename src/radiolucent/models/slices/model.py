@@ -48,8 +48,8 @@ class SliceModel(nn.Module):
         width: project features to this width first, by a layer norm and a linear layer; 0 does not.
         chunk: slices at once through the encoder; 0: all of an axis. In training, batch norm sees a chunk.
         checkpoint: in training, make the encoder's activations again in the backward pass instead of keeping them.
-        draw: in training, so many slices of each volume, drawn anew at each step, stand for all of them: the encoder's work
-            shrinks with their number, and none can be relied on. 0: all. `features` are always of all slices.
+        draw: in training, so many slices of each volume, drawn anew at each step, stand for all of them: the work shrinks
+            with their number, and none can be relied on. 0: all. `features` are always of all slices.
         keep_head: the encoder's last linear layer belongs to its features.
         encoder_arguments, pooling_arguments: for those that are named.
 
@@ -98,7 +98,7 @@ class SliceModel(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         mask = self._drawn(x, mask) if self.training and self.draw else mask
-        return self.from_features(self.features(x, mask), mask)
+        return self._pooled(self.features(x, mask), mask)
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The encoder's features of all slices (b, slices, width); 0 where the mask (b, slices) says padding."""
@@ -111,6 +111,13 @@ class SliceModel(nn.Module):
 
     def from_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """The outputs (b, outputs) from what `features` gave."""
+        if self.training and self.draw:
+            places = self._places(features[..., 0], mask)
+            features = features.gather(1, places[..., None].expand(-1, -1, features.shape[-1]))
+            mask = None if mask is None else mask.gather(1, places)
+        return self._pooled(features, mask)
+
+    def _pooled(self, features: Tensor, mask: Tensor | None) -> Tensor:
         features = self.stack(features)
         return self.head(self.pooling(features if self.reduce is None else self.reduce(features), mask))
 
@@ -141,13 +148,18 @@ class SliceModel(nn.Module):
         return features if features.ndim == 2 else features.flatten(2).mean(-1)
 
     def _drawn(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """A mask of the slices that stand for all in this step, among those that are there."""
-        count = sum(x.shape[AXES.index(axis) + 2] for axis in self.axes)
-        rank = torch.rand(len(x), count, device=x.device)
-        if mask is not None:
-            rank = rank.masked_fill(~self._checked(mask, x), 2.0)  # padding comes last, and is left out below
-        drawn = torch.zeros_like(rank, dtype=torch.bool).scatter(1, rank.argsort(1)[:, : self.draw], True)
+        """A mask of the slices that stand for all in this step."""
+        slices = x.new_zeros(len(x), sum(x.shape[AXES.index(axis) + 2] for axis in self.axes))
+        places = self._places(slices, None if mask is None else self._checked(mask, x))
+        drawn = torch.zeros_like(slices, dtype=torch.bool).scatter(1, places, True)
         return drawn if mask is None else drawn & mask
+
+    def _places(self, slices: Tensor, mask: Tensor | None) -> Tensor:
+        """`draw` of the slices (b, n) of each volume, in their order; padding only where there are not so many others."""
+        rank = torch.rand(slices.shape, device=slices.device)
+        if mask is not None:
+            rank = rank.masked_fill(~mask, 2.0)
+        return rank.argsort(1)[:, : self.draw].sort(1).values
 
     def _checked(self, mask: Tensor, x: Tensor) -> Tensor:
         count = sum(x.shape[AXES.index(axis) + 2] for axis in self.axes)
