@@ -144,7 +144,10 @@ def test_some_slices_stand_for_all_also_where_the_features_are_there_already() -
     assert not torch.equal(given[0], given[1])
     assert masks[0].sum(1).tolist() == [6, 4]
     for volume in range(2):
-        whole, some = features[volume].tolist(), [row for row, there in zip(given[0][volume].tolist(), masks[0][volume]) if there]
+        whole, some = (
+            features[volume].tolist(),
+            [row for row, there in zip(given[0][volume].tolist(), masks[0][volume], strict=True) if there],
+        )
         places = [whole.index(row) for row in some]
         assert places == sorted(set(places))
         assert padded[volume][places].all()
