@@ -1,4 +1,4 @@
-"""Settings for small grids: the usual ones are for scans, and ask there for more than a few thousand voxels can show."""
+"""Settings for small grids: those of the usual ones that are sizes are for scans, and larger than what such a grid shows."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from radiolucent.methods.naming import method_of
 from radiolucent.protocols import Method
 
 SMALL: Mapping[str, str] = {
-    "gradient-quantile": "gradient-quantile(samples=32)",
-    "integrated-gradients": "integrated-gradients(steps=32)",
-    "expected-gradients": "expected-gradients(samples=32)",
     "occlusion": "occlusion(window=4, stride=2)",
-    "rise": "rise(samples=1000)",
-    "kernel-shap": "kernel-shap(cubes=6, samples=1000)",
-    "smo-cam": "smo-cam(iterations=300)",
-    "l2-caf": "l2-caf(iterations=300)",
-    "extremal-perturbation": "extremal-perturbation(width=1.5, cells=8, iterations=200)",
-    "meaningful-perturbation": "meaningful-perturbation(jitter=1, cells=12, iterations=200)",
+    "kernel-shap": "kernel-shap(cubes=6)",
+    "extremal-perturbation": "extremal-perturbation(width=1.5, cells=12)",
+    "meaningful-perturbation": "meaningful-perturbation(jitter=1, cells=12)",
 }
-"""By name, as text; for 16 to 32 voxels a side. Windows, cubes and cells are a few voxels wide, and there are fewer copies of
-the image, since there are fewer places to tell apart. What is not named here is as it usually is."""
+"""By name, as text; for 16 to 32 voxels a side. Windows, cubes and cells become a few voxels wide: an occlusion's usual window
+covers a third of such a grid, and a mask of 32 cells a side, finer than the image, takes minutes. How many copies a method
+scores and how many steps it takes stays as it is, and so does what is not named here."""
 
 
 def small(text: str) -> Method:
