@@ -20,9 +20,10 @@ class Context:
         B1 = B(q1, r1),     B2 = B(q2, r2),     |q1 - q2| >= apart
 
     B as in `Lesion`. The bright ball, the structure, looks the same whether it is labelled or not: only the cue tells. The cue
-    is darker than air: one as dark as the hollows that a head has anyway is found far too late by so small a network, since
-    nothing is told of it but by way of the structure. Truth: both balls, where the cue is there; else nothing is labelled,
-    and there is nothing to explain. Share of a map's mass on the cue: whether it shows the context at all.
+    is darker than air, so that the darkest voxel tells whether it is there: one as dark as the hollows that a head has anyway
+    is found too late by a small network, which is told of it only by way of the structure. Truth: both balls, where the cue
+    is there; else nothing is labelled, and there is nothing to explain. Share of a map's mass on the cue: whether it shows
+    the context at all.
     """
 
     radius: Span = (1.75, 3.0)
