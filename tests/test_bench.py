@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 from radiolucent.bench import read_recipe, run, write_results
 from radiolucent.bench.board import ALL, COLUMNS, Board, not_beaten
-from radiolucent.bench.naming import label_of, method_of
 from radiolucent.bench.presets import PRESETS
 from radiolucent.bench.ranking import critical_difference, friedman, ranking
 from radiolucent.bench.reporting import verdicts
 from radiolucent.cli import app
 from radiolucent.errors import BadInput
 from radiolucent.methods import METHODS, GradCAM, Occlusion, SmoothGrad
+from radiolucent.methods.naming import label_of, method_of
 from radiolucent.metrics import from_text
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no world space.*:radiolucent.errors.InputWarning")

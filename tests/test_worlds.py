@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 from radiolucent import BadInput, Volume, io, load
 from radiolucent.cli import app
 from radiolucent.methods import METHODS
+from radiolucent.methods.naming import label_of
+from radiolucent.methods.small import SMALL, small
+from radiolucent.models.loading.factories import build
 from radiolucent.worlds import (
     WORLDS,
     Context,
@@ -38,7 +41,9 @@ from radiolucent.worlds import (
     read_heads,
     scans_folder,
     world_of,
+    write,
 )
+from radiolucent.worlds.learning import network_of
 from radiolucent.worlds.planting import begin
 
 SIZE = 24
@@ -165,6 +170,29 @@ def test_heads_are_upright_cubes_with_air_at_zero(heads: tuple[Head, ...], scans
     assert len(unseen) == 1
 
 
+def test_the_cue_is_darker_than_air(heads: tuple[Head, ...]) -> None:
+    """The darkest voxel tells whether it is there; the structure looks the same with it and without."""
+    tops, lows = {}, {}
+    for there in (True, False):
+        cases = [Context().case(heads, seed, {"cue": there}) for seed in range(30)]
+        lows[there] = np.array([case.image.min() for case in cases])
+        tops[there] = [case.image[0][case.masks["structure"]] for case in cases]
+    assert lows[True].max() < lows[False].min()
+    assert all(np.array_equal(a, b) for a, b in zip(tops[True], tops[False], strict=True))
+
+
+def test_every_voxel_of_a_segmentation_can_see_every_other() -> None:
+    """With weights above zero nothing cancels: the gradient is zero only where nothing is seen."""
+    network = build(*network_of(Context(), SIZE)[:2], trust=False).eval()
+    for weight in network.parameters():
+        weight.data.abs_()
+    for voxel in ((2, 2, 2), (12, 3, 20), (21, 21, 21)):
+        image = torch.ones(1, 1, SIZE, SIZE, SIZE, dtype=torch.float64, requires_grad=True)
+        network.double()(image)[(0, 1, *voxel)].backward()
+        assert image.grad is not None
+        assert (image.grad > 0).all()
+
+
 @pytest.mark.parametrize("world", [Lesion(), StructureVolume(), Context()], ids=lambda w: w.task)
 def test_a_seed_is_a_training(world: Any, heads: tuple[Head, ...]) -> None:
     torch.manual_seed(3)
@@ -283,6 +311,15 @@ def test_a_world_is_there_whole_or_not_at_all(scans: Path, tmp_path: Path, monke
         make(Lesion(), scans, tmp_path / "out", Training(steps=1, batch=2), size=SIZE, cases=1, tested=2)
 
 
+def use_all(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the network were right in all cases."""
+    rows = [{**row, "right": "yes"} for row in rows_of(out)]
+    if not any(row["truth"] for row in rows):
+        pytest.skip("no case with a truth among so few")
+    facts = json.loads((out / "world.json").read_text())
+    monkeypatch.setattr("radiolucent.worlds.locating._read", lambda folder: (facts, rows))
+
+
 class Above(nn.Module):
     """Logits (-f, f) with f = sum_p relu(x - 2): what is brighter than 2, and nothing else."""
 
@@ -313,20 +350,72 @@ def test_maps_that_are_known_are_located(scans: Path, tmp_path: Path, monkeypatc
     lines = found.markdown().splitlines()
     assert lines[0] == "**distractor**"
     assert "on marker" in lines[2]
-    assert lines[4].startswith("| input-x-gradient |  | 1.000 | 1.000 |")
+    assert lines[4].startswith("| input-x-gradient |  |  | 1.000 | 1.000 |")
+
+
+def test_settings_and_layers_have_a_row_each(made: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named alone, a method has the settings for small grids; with settings, those; and each layer is another row."""
+    _, out = made
+    layers = ["blocks.0", "blocks.1"] if made[0].task == "classification" else []
+    use_all(out, monkeypatch)
+    found = locate(out, ["occlusion", "occlusion(window=12, stride=12)", "occlusion()", "hires-cam"], layers=layers, cases=1)
+    rows = {(row["method"], row["settings"], row["layer"]): row for row in found.rows()}
+    assert len(rows) == len(found.rows())
+    windows = {settings for method, settings, _ in rows if method == "occlusion"}
+    assert windows == {"window=4, stride=2", "window=12, stride=12", ""}
+    if layers:
+        assert {layer for method, _, layer in rows if method == "hires-cam"} == set(layers)
+        assert all(settings == "" for method, settings, _ in rows if method == "hires-cam")
+    for (method, settings, layer), row in rows.items():  # as the scores say, by themselves
+        (own,) = [
+            r["value"]
+            for r in found.scores.rows()
+            if (r["method"], r["layer"], r["metric"], r["region"]) == (method, layer, "auroc", "truth")
+            and found.settings[r["method"], r["settings"], r["layer"]] == settings
+        ]
+        assert row["auroc"] == pytest.approx(own, nan_ok=True)
+        assert row["seconds"] > 0
+
+
+def test_the_settings_for_small_grids_are_settings() -> None:
+    assert set(SMALL) <= set(METHODS)
+    for name, text in SMALL.items():
+        method = small(name)
+        assert isinstance(method, METHODS[name])
+        assert label_of(method) == text  # none of them is the usual one
+        assert small(f"{name}()") == METHODS[name]()
+    assert small("occlusion(window=6)") == METHODS["occlusion"](window=6)
+    assert small("gradient") == METHODS["gradient"]()
+
+
+def test_what_locate_writes_is_there_whole_or_not_at_all(
+    made: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out = made
+    use_all(out, monkeypatch)
+    found = locate(out, ["gradient"], cases=2)
+    write(tmp_path / "located", [found])
+    assert (tmp_path / "located" / "located.md").read_text() == found.markdown() + "\n"
+    with (tmp_path / "located" / "scores.csv").open(newline="") as file:
+        scores = list(csv.DictReader(file))
+    assert {row["world"] for row in scores} == {found.world}
+    assert [float(row["value"]) for row in scores] == pytest.approx([row["value"] for row in found.scores.rows()], nan_ok=True)
+    with pytest.raises(BadInput, match="one that holds files"):
+        write(tmp_path / "located", [found])
+    monkeypatch.setattr("radiolucent.worlds.locating.write_table", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "other", [found])
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "located", [found], overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["located"]
+    assert (tmp_path / "located" / "scores.csv").exists()
 
 
 def test_all_methods_are_tried_and_those_without_a_map_say_why(made: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     _, out = made
-    rows = rows_of(out)
-    if not any(row["truth"] for row in rows):
-        pytest.skip("no case with a truth among so few")
+    use_all(out, monkeypatch)
     cheap = {name: METHODS[name] for name in ("gradient", "grad-cam", "times", "attention-rollout")}
     monkeypatch.setattr("radiolucent.worlds.locating.METHODS", cheap)
-    truthful = [{**row, "right": "yes"} for row in rows]
-    monkeypatch.setattr(
-        "radiolucent.worlds.locating._read", lambda folder: (json.loads((folder / "world.json").read_text()), truthful)
-    )
     found = locate(out, cases=1)
     assert {"gradient", "random-map", "edge-map"} <= {row["method"] for row in found.rows()}
     assert {"times", "attention-rollout"} <= set(found.failed)
@@ -341,12 +430,16 @@ def test_the_command_line(scans: Path, tmp_path: Path) -> None:
     assert "lesion (cause): changes the output by" in done.output
     assert json.loads((out / "world.json").read_text())["settings"]["contrast"] == [1.0, 1.5]
     (out / "cases.csv").write_text((out / "cases.csv").read_text().replace(",no,", ",yes,"))
-    done = runner.invoke(
-        app, ["worlds", "locate", str(out), "--methods", "gradient", "--cases", "1", "--out", str(tmp_path / "t.csv")]
-    )
+    options = ["--methods", "gradient", "--methods", "grad-cam", "--layer", "blocks.1.2", "--layer", "blocks.2.2"]
+    done = runner.invoke(app, ["worlds", "locate", str(out), *options, "--cases", "1", "--out", str(tmp_path / "located")])
     assert done.exit_code == 0, done.output
     assert "| gradient |" in done.output
-    assert (tmp_path / "t.csv").read_text().startswith("world,method,layer,pointing-game")
+    assert (tmp_path / "located" / "located.csv").read_text().startswith("world,method,settings,layer,pointing-game")
+    said = (tmp_path / "located" / "located.md").read_text()
+    assert said.strip() in done.output
+    assert all(f"grad-cam |  | {layer}" in said or f"grad-cam at {layer}" in said for layer in ("blocks.1.2", "blocks.2.2"))
+    wrong = runner.invoke(app, ["worlds", "locate", str(out), "--methods", "occlusion(windows=3)"])
+    assert wrong.exit_code != 0
 
 
 def test_bad_inputs(heads: tuple[Head, ...], scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

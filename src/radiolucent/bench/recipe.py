@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from radiolucent.baselines import BASELINES
-from radiolucent.bench.naming import label_of as method_label
-from radiolucent.bench.naming import method_of
 from radiolucent.bench.presets import PRESETS, Preset
 from radiolucent.errors import BadInput
+from radiolucent.methods.naming import label_of as method_label
+from radiolucent.methods.naming import method_of
 from radiolucent.metrics import FAITHFULNESS, Part, Seconds, from_text, label_of
 from radiolucent.protocols import Method
 from radiolucent.study.reading import absolute, known, read, toml

@@ -63,22 +63,26 @@ def make(
 @app.command()
 def locate(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `worlds make` wrote.")],
-    methods: Annotated[list[str], typer.Option(help="Method, may be repeated; default: all, and the controls.")] = [],  # noqa: B006
+    methods: Annotated[
+        list[str],
+        typer.Option(help='Method, may be repeated: occlusion, or "occlusion(window=6)". Default: all, and the controls.'),
+    ] = [],  # noqa: B006
     cases: Annotated[int, typer.Option(min=1, help="At most so many cases of each world, that the network gets right.")] = 10,
-    layer: Annotated[str, typer.Option(help="Layer of layer-wise methods; default: the card's.")] = "",
+    layer: Annotated[list[str], typer.Option(help="Layer of layer-wise methods, may be repeated; default: the card's.")] = [],  # noqa: B006
     part: Mass = "positive",
-    out: Annotated[Path | None, typer.Option(help="Table to write too: .csv, .parquet or .xlsx.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder for located.md, located.csv and scores.csv too.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Every method's maps against the planted truth, as a Markdown table per world."""
-    from radiolucent.io.tables import write_table
     from radiolucent.worlds import locate as run
+    from radiolucent.worlds import write
 
     with progress(cases * len(folders), as_json) as (say, step):
-        found = [run(folder, methods, layer=layer, cases=cases, part=part, say=say, step=step) for folder in folders]
+        found = [run(folder, methods, layers=layer, cases=cases, part=part, say=say, step=step) for folder in folders]
     rows = [row for located in found for row in located.rows()]
     if out is not None:
-        write_table(out, rows)
+        write(out, found, overwrite=overwrite)
     if as_json:
         print(
             json.dumps({"rows": [without_nan(row) for row in rows], "failed": {f.world: dict(f.failed) for f in found}}, indent=1)

@@ -16,18 +16,20 @@ from radiolucent.worlds.planting import Case, Planted, Span, ball, begin, check_
 class Context:
     """A bright ball in every head, and in half of the heads a dark one elsewhere; with both, the bright one is labelled.
 
-        image = (1 - k d B2) head + c B1,     y[p] = k [B1[p] >= 1/2],     k ~ Bernoulli(1/2)
+        image = head + c B1 - k d B2,     y[p] = k [B1[p] >= 1/2],     k ~ Bernoulli(1/2)
         B1 = B(q1, r1),     B2 = B(q2, r2),     |q1 - q2| >= apart
 
-    B as in `Lesion`. The bright ball, the structure, looks the same whether it is labelled or not: only the cue tells. Truth:
-    both balls, where the cue is there; else nothing is labelled, and there is nothing to explain. Share of a map's mass on
-    the cue: whether it shows the context at all.
+    B as in `Lesion`. The bright ball, the structure, looks the same whether it is labelled or not: only the cue tells. The cue
+    is darker than air, so that the darkest voxel tells whether it is there: one as dark as the hollows that a head has anyway
+    is found too late by a small network, which is told of it only by way of the structure. Truth: both balls, where the cue
+    is there; else nothing is labelled, and there is nothing to explain. Share of a map's mass on the cue: whether it shows
+    the context at all.
     """
 
     radius: Span = (1.75, 3.0)
-    contrast: Span = (0.35, 0.6)
-    cue_radius: Span = (1.5, 2.5)
-    cue_contrast: Span = (0.7, 0.95)
+    contrast: Span = (0.5, 0.8)
+    cue_radius: Span = (1.75, 3.0)
+    cue_contrast: Span = (0.9, 1.2)
     apart: float = 8.0
 
     name = "context"
@@ -52,7 +54,7 @@ class Context:
         q2 = place((head.depth > r2 + 0.5) & (distance(head.size, q1) >= self.apart), draw, "a cue")
         z = decided({"structure": True, "cue": bool(draw.random() < 0.5)}, do)
         shape = ball(head.size, q1, r1)
-        planted = Planted.into(head, {"structure": c * shape, "cue": -d * ball(head.size, q2, r2) * head.image}, z)
+        planted = Planted.into(head, {"structure": c * shape, "cue": -d * ball(head.size, q2, r2)}, z)
         labelled = z["structure"] and z["cue"]
         y = (shape >= 0.5).astype(np.int64) * labelled
         truth = planted.truth(*self.cause) & labelled

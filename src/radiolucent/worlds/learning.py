@@ -48,7 +48,8 @@ def network_of(world: World, size: int) -> tuple[str, dict[str, Any], str]:
     """The network of each task, its arguments and the layer of layer-wise methods, as a model card has them.
 
     A lesion is small, and a mean over the head hardly moves with it: so a classifier takes the maximum over each of 2 x 2 x 2
-    parts of the grid. A volume is a sum, which the mean is. What lies elsewhere reaches a voxel through the bottom of the U.
+    parts of the grid. A volume is a sum, which the mean is. What lies elsewhere reaches a voxel through the bottom of the U,
+    whose two convolutions see all of its 3 x 3 x 3 cells (with 24 voxels a side).
     The classifier's layer is the last but one: behind the maximum any cell that sees the lesion serves, also one beside it.
     """
     if world.task == "classification":
@@ -56,8 +57,9 @@ def network_of(world: World, size: int) -> tuple[str, dict[str, Any], str]:
         return "radiolucent:Morphometry", arguments | {"norm": True}, "blocks.1.2"
     if world.task == "regression":
         return "radiolucent:AnatomyNet", {"outputs": 1, "axes": 3, "channels": [8, 16, 32], "convolutions": 1}, "auto"
-    arguments = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [8, 16, 32, 64], "strides": [2, 2, 2]}
-    return "monai:UNet", arguments | {"num_res_units": 1, "norm": "batch"}, "auto"
+    levels = {"channels": [16, 32, 32, 32, 32], "strides": [2, 2, 2, 1], "num_res_units": 0}
+    shape = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2}
+    return "monai:UNet", shape | levels | {"act": "RELU", "norm": "batch"}, "auto"
 
 
 def card_of(world: World, size: int) -> Card:

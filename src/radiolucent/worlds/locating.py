@@ -16,7 +16,10 @@ from torch import nn
 from radiolucent import io
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import predict
-from radiolucent.methods import CONTROLS, METHODS, at_layer, from_dict, titles
+from radiolucent.io.tables import write_table
+from radiolucent.methods import CONTROLS, METHODS, at_layer, title, titles
+from radiolucent.methods.naming import settings_of
+from radiolucent.methods.small import small
 from radiolucent.metrics import Part
 from radiolucent.models import Card, load
 from radiolucent.protocols import Method, Target
@@ -28,42 +31,62 @@ MEASURED = ("pointing-game", "energy-pointing-game", "auroc", "average-precision
 _SHARE = "energy-pointing-game"
 
 
+Key = tuple[str, str, str]
+"""A method's name, settings and layer, as `titles` has them."""
+
+
 @dataclass(frozen=True)
 class Located:
-    """All scores of one world, and of each method that gave no map its reasons."""
+    """All scores of one world, the seconds of each method's maps, and of each that gave no map its reasons."""
 
     world: str
     parts: tuple[str, ...]
     scores: Scores
     failed: dict[str, str] = field(default_factory=dict)
+    settings: dict[Key, str] = field(default_factory=dict)
+    seconds: dict[Key, list[float]] = field(default_factory=dict)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row per method, best average precision first: its means, cases, and the share of the mass on each part."""
-        means = self.scores.means()
-        names = list(dict.fromkeys((row["method"], row["layer"]) for row in means))
+        """A row per method, settings and layer, best average precision first: its means, and the share of the mass on each part.
+
+        `settings` are those that are not the method's usual ones, `cases` those that gave a map, `seconds` what a map took (a
+        pass that several methods share is parted evenly).
+        """
+        groups: dict[Key, dict[tuple[str, str], Mapping[str, Any]]] = {}
+        for row in self.scores.means():
+            groups.setdefault((row["method"], row["settings"], row["layer"]), {})[row["region"], row["metric"]] = row
         rows = []
-        for method, layer in names:
-            own = {(r["region"], r["metric"]): r for r in means if (r["method"], r["layer"]) == (method, layer)}
-            row: dict[str, Any] = {"world": self.world, "method": method, "layer": layer}
+        for key, own in groups.items():
+            row = {"world": self.world, "method": key[0], "settings": self.settings.get(key, key[1]), "layer": key[2]}
             row |= {metric: _mean(own.get(("truth", metric))) for metric in MEASURED}
             row |= {f"on {part}": _mean(own.get((part, _SHARE))) for part in self.parts}
-            rows.append(row | {"cases": own["truth", MEASURED[0]]["n"] if ("truth", MEASURED[0]) in own else 0})
+            row["cases"] = own["truth", MEASURED[0]]["n"] if ("truth", MEASURED[0]) in own else 0
+            rows.append(row | {"seconds": _average(self.seconds.get(key, []))})
         return sorted(rows, key=lambda row: -_known(row["average-precision"]))
 
     def markdown(self) -> str:
         """The rows as a table, and below it what gave no map."""
-        columns = ["method", "layer", *MEASURED, *(f"on {part}" for part in self.parts), "cases"]
+        columns = ["method", "settings", "layer", *MEASURED, *(f"on {part}" for part in self.parts), "cases", "seconds"]
         lines = [f"**{self.world}**", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in self.rows()]
         missing = [f"- {method}: {reason}" for method, reason in self.failed.items()]
         return "\n".join(lines + (["", "No map, in one case or more:", "", *missing] if missing else []))
 
 
+def write(out: str | Path, found: Sequence[Located], *, overwrite: bool = False) -> Path:
+    """located.md, located.csv and scores.csv (a row per case) in a folder of their own, whole or not at all."""
+    with io.new_folder(Path(out), replace=overwrite) as new:
+        io.put(new / "located.md", ("\n\n".join(one.markdown() for one in found) + "\n").encode())
+        write_table(new / "located.csv", [row for one in found for row in one.rows()])
+        write_table(new / "scores.csv", [{"world": one.world} | row for one in found for row in one.scores.rows()])
+    return Path(out)
+
+
 def locate(
     folder: str | Path,
     methods: Sequence[str] = (),
     *,
-    layer: str = "",
+    layers: Sequence[str] = (),
     cases: int = 10,
     part: Part = "positive",
     say: Callable[[str], None] = lambda text: None,
@@ -73,8 +96,9 @@ def locate(
 
     Args:
         folder: what `make` wrote.
-        methods: names; () is all of METHODS, each as it is by default, and the controls.
-        layer: of the layer-wise methods; "" is the card's.
+        methods: as text: a name has the settings for small grids (`radiolucent.methods.small`), "occlusion(window=6)" has
+            those that it names, and of the rest the usual ones. () is all of METHODS and the controls.
+        layers: of the layer-wise methods, each once at each of them; () is the card's.
         cases: at most so many, the first that have a truth and are right.
         part: what counts as mass in a signed map (see radiolucent.metrics.measure).
         say, step: are told what happens, and of each case.
@@ -82,10 +106,10 @@ def locate(
     folder = Path(folder)
     facts, rows = _read(folder)
     network, card = load(str(folder / "model"))
-    chosen, failed = _methods(methods, layer or card.layer)
+    chosen, failed = _methods(methods, layers or [card.layer])
     used = [row for row in rows if row["right"] == "yes" and row["truth"]][:cases]
     if not used:
-        raise BadInput("a case with a truth that the network gets right", f"none of {len(rows)}", "Train longer: --set steps=...")
+        raise BadInput("a case with a truth that the network gets right", f"none of {len(rows)}", "Train longer: --steps.")
     parts = tuple(facts["parts"]) if len(facts["parts"]) > 1 else ()
     located = Located(str(facts["world"]), parts, Scores(), failed)
     for row in used:
@@ -101,7 +125,7 @@ def _case(
     """All methods on one case."""
 
     def gone(method: Method, error: BadInput) -> None:
-        located.failed.setdefault(titles(method)[0], str(error))
+        located.failed.setdefault(title(method), str(error))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)
@@ -110,6 +134,9 @@ def _case(
     truth = io.read_labels(folder / row["truth"])
     masks = {name: io.read_labels(folder / row[name]) for name in located.parts if row[name]}
     for explanation in made:
+        key, cost = titles(explanation.method), explanation.provenance
+        located.settings[key] = settings_of(at_layer(explanation.method, "auto", key[2]))
+        located.seconds.setdefault(key, []).append(cost["seconds"] / cost["shared_by_methods"])
         located.scores.measure(row["case"], explanation, truth, names={1: "truth"}, metrics=MEASURED, part=part)
         for name, mask in masks.items():
             located.scores.measure(row["case"], explanation, mask, names={1: name}, metrics=(_SHARE,), part=part)
@@ -122,18 +149,18 @@ def _target(card: Card, row: Mapping[str, str]) -> Target:
     return Region(1) if card.task == "segmentation" else Logits(card.index(row["label"]))
 
 
-def _methods(names: Sequence[str], layer: str) -> tuple[list[Method], dict[str, str]]:
-    """Methods at the layer, and the reasons why some cannot be without settings."""
-    made: list[Method] = []
+def _methods(texts: Sequence[str], layers: Sequence[str]) -> tuple[list[Method], dict[str, str]]:
+    """Methods at the layers, and the reasons why some cannot be without settings."""
+    made: dict[Method, None] = {}
     failed: dict[str, str] = {}
-    for name in names or (*METHODS, *CONTROLS):
+    for text in texts or (*METHODS, *CONTROLS):
         try:
-            made.append(at_layer(from_dict({"method": name}), layer))
+            made |= dict.fromkeys(at_layer(small(text), layer) for layer in layers)
         except BadInput as error:
-            if names:
+            if texts:
                 raise
-            failed[name] = str(error)
-    return made, failed
+            failed[text] = str(error)
+    return list(made), failed
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
@@ -148,6 +175,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
 
 def _mean(row: Mapping[str, Any] | None) -> float:
     return float(row["mean"]) if row else math.nan
+
+
+def _average(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def _known(value: float) -> float:

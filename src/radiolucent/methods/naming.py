@@ -19,9 +19,14 @@ def method_of(value: Any) -> Method:
 
 def label_of(method: Method) -> str:
     """The method with the settings that are not its usual ones, as text that `method_of` reads."""
-    name = as_dict(method)["method"]
+    own = settings_of(method)
+    return str(as_dict(method)["method"]) + (f"({own})" if own else "")
+
+
+def settings_of(method: Method) -> str:
+    """The settings that are not the method's usual ones: "samples=20, noise=0.2"."""
     own = [(f.name, getattr(method, f.name)) for f in fields(method) if getattr(method, f.name) != _usual(f)]  # type: ignore[arg-type]
-    return name + (f"({', '.join(f'{key}={_text(value)}' for key, value in own)})" if own else "")
+    return ", ".join(f"{key}={_text(value)}" for key, value in own)
 
 
 def _usual(field: Field[Any]) -> Any:
