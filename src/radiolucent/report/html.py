@@ -229,7 +229,7 @@ def _kinds(explanations: Sequence[Explanation]) -> list[tuple[Explanation, list[
 
 def _provenance(explanations: Sequence[Explanation], others: Mapping[str, Sequence[Explanation]]) -> list[tuple[str, str]]:
     """What all share once; what differs by method behind the method's name; of other models what makes them others."""
-    own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth", "details")
+    own = ("seconds", "forwards", "backwards", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth", "details")
     first = explanations[0].provenance
     rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
     for e in explanations:
