@@ -62,20 +62,18 @@ def explain_case(
     with io.new_folder(folder, replace=overwrite) as new:
         told, remarks = _write_beside(new, image, others, plan)
         maps, left_out = _write(new, image, explained, card, plan, parcellation, called, others, remarks)
-        summary = {
-            "case": io.stem(image),
-            "folder": str(folder),
-            "report": str(folder / "report.html"),
-            **explained.summary(maps),
-            "notes": [*prediction.scan.notes, *remarks, *left_out],
-            "seconds": round(time.perf_counter() - start, 2),
-        }
-        if others:
-            summary["beside"] = told
-            failed = {f"{name}: {m}": why for name, own in told.items() for m, why in own["failed_methods"].items()}
-            summary["failed_methods"] = summary["failed_methods"] | failed
+        notes = [*prediction.scan.notes, *remarks, *left_out]
+        about = {"case": io.stem(image), "folder": str(folder), "report": str(folder / "report.html")}
+        summary = about | explained.summary(maps) | {"notes": notes, "seconds": round(time.perf_counter() - start, 2)}
+        summary |= _told(told, summary["failed_methods"]) if told else {}
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _told(beside: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """What a summary says of the models beside, whose failures stand among the case's own."""
+    theirs = {f"{name}: {m}": why for name, own in beside.items() for m, why in own["failed_methods"].items()}
+    return {"beside": beside, "failed_methods": {**failed, **theirs}}
 
 
 def _write_beside(new: Path, image: Path, others: Mapping[str, Explained], plan: Plan) -> tuple[dict[str, Any], list[str]]:
