@@ -241,6 +241,7 @@ def test_several_methods_share_one_pass_and_equal_each_alone() -> None:
     assert len(calls) == 1 + 1 + 2  # the look, the shared pass, the two steps
     assert [e.method for e in found] == [*methods[:3], HiResCAM("act2")]
     assert [e.provenance["shared_by_methods"] for e in found] == [3, 3, 1, 3]
+    assert [(e.provenance["forwards"], e.provenance["backwards"]) for e in found] == [(1, 2), (1, 2), (2, 4), (1, 2)]
     for method, together in zip(methods, found, strict=True):
         alone = explain(net, volume, method, Logits(0, 1))
         assert together.scores == alone.scores

@@ -80,7 +80,7 @@ def test_a_case_s_page_shows_the_units_below_their_map(ranking: str, tmp_path: P
     card = Card("seer", "regression", "", "", classes=("a", "b"), about={"unit": "mm3"})
     explained = Explained(prediction, explanations, {}, targets=targets)
     page = tmp_path / "page.html"
-    write_page(page, "case", explained, card, parcellation=None, parcellation_name="", regions=(), outlined=False)
+    write_page(page, "case", explained, card)
     text = page.read_text("utf-8")
     assert text.count('alt="the strongest units of attentive-response') == len(units)
     assert text.index("relevance by slice") < text.index("the strongest units of") < text.index("gradient: a")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from radiolucent import BadInput, Contrast, Logits, Outputs, Region
 from radiolucent.protocols import Target
-from radiolucent.targets import Overlapping, Select, label_map
+from radiolucent.targets import Overlapping, Select, label_map, only
 
 OUTPUT = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
 
@@ -21,6 +21,25 @@ def test_logits_contrasts_and_outputs_pick_columns() -> None:
     assert Outputs(1)(OUTPUT).tolist() == [[2, 16]]
     assert Outputs()(OUTPUT).tolist() == OUTPUT.T.tolist()
     assert Outputs()(OUTPUT[:, 0]).tolist() == [[1, 8]]
+
+
+def test_only_some_of_the_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(1, 4, 3, 5, generator=generator)
+    kinds = [(Logits(2, 0, 1), OUTPUT), (Outputs(), OUTPUT), (Select("a", Logits(2, 0, 1)), {"a": OUTPUT})]
+    for reduce in ("sum", "mean", "probability"):
+        kinds += [(Region(3, 1, 2, reduce=reduce), output), (Overlapping(3, 1, 2, reduce=reduce), output)]
+    given = torch.rand(3, 3, 5, generator=generator)
+    kinds += [(Region(3, 1, 2, reduce="probability", mask=given), output)]
+    for target, said in kinds:
+        whole = target.fix(said)
+        some = only(whole, [2, 0])
+        assert type(some) is type(target)
+        assert torch.equal(some(said), whole(said)[[2, 0]])
+        assert torch.equal(some.fix(said)(said), some(said))  # as a method's maps are made again
+        assert some.names("abcd") == tuple(whole.names("abcd")[t] for t in (2, 0))
+        assert torch.equal(only(whole, [0, 1, 2])(said), whole(said))
+    assert only(Contrast(1, 0), [0]) == Contrast(1, 0)
 
 
 @pytest.mark.parametrize("reduce", ["sum", "mean", "probability"])

@@ -2,11 +2,13 @@
 
 import json
 import math
+from collections.abc import Collection
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from test_contracts import disturb, every_axes, every_task, state, world
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,16 +24,20 @@ from radiolucent.methods import (
     GuidedBackprop,
     HiResCAM,
     IntegratedGradients,
+    Occlusion,
     RandomMap,
     SmoothGrad,
 )
-from radiolucent.protocols import Method
+from radiolucent.metrics.faithfulness.units import Units
+from radiolucent.protocols import Method, Target
 from radiolucent.targets import Select
 from radiolucent.tiling import Tiled
 from radiolucent.trust import LEVELS, Standards, TrustCard, as_json, judging, trust
-from radiolucent.trust.faithfulness import _elsewhere, holm
+from radiolucent.trust.faithfulness import Hidden, _elsewhere, holm
+from radiolucent.trust.scene import Scene
 
 SIZE = 24
+LOGIT = Logits(1)
 
 
 def scans(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -67,12 +73,16 @@ def trained() -> nn.Sequential:
 
 
 def cards(
-    net: nn.Module, methods: list[Method], x: Tensor | None = None, level: str | Standards = "quick"
+    net: nn.Module,
+    methods: list[Method],
+    x: Tensor | None = None,
+    level: str | Standards = "quick",
+    targets: Target = LOGIT,
 ) -> tuple[list[TrustCard], list[Explanation]]:
     x = scans(4, 2000)[0][1:2] if x is None else x
     prediction = predict(net, Volume(x[0].numpy()))
-    maps = prediction.explain(methods, Logits(1))
-    return trust(prediction, maps, Logits(1), level), maps
+    maps = prediction.explain(methods, targets)
+    return trust(prediction, maps, targets, level), maps
 
 
 def test_integrated_gradients_of_a_trained_network_pass_and_what_knows_nothing_fails() -> None:
@@ -113,9 +123,10 @@ def test_elsewhere_is_every_shift_and_mirror_image_but_the_map_itself() -> None:
         for i in range(2)
         for j in range(3)
     ]
-    found = _elsewhere(sums)
-    assert found.shape == (23, 6)
-    assert sorted(map(tuple, found)) == sorted(map(tuple, slow[1:]))
+    subsets = np.array([[1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 0, 1], [0, 0, 1, 1, 0, 0]], float)
+    hidden = Hidden(Units((2, 3), 6), (2, 3), subsets, torch.zeros(4, 1), np.zeros(6))
+    found = _elsewhere(sums.ravel(), hidden)
+    assert found == pytest.approx((np.array(slow[1:]) - sums.mean()) @ subsets.T)
 
 
 def test_holm() -> None:
@@ -207,22 +218,80 @@ def test_windows_are_counted_and_parts_of_an_output_are_asked() -> None:
     found = trust(prediction, prediction.explain([Gradient()], Region(1, 2)), Region(1, 2))
     assert all(c[q].word != "not tested" for c in found for q in ("sanity", "faithfulness", "stability"))
     windows = sum(1 for _ in tiled.pieces(x))
-    assert found[0].cost["evaluations"] <= windows * (64 + 3 * 5) + 3 * found[0].cost["maps_evaluations"]
+    maps = found[0].cost["maps_evaluations"]
+    assert maps == 3 * windows
+    assert found[0].cost["evaluations"] <= found[0].cost["limit"] == 2 * maps + 64 * windows
     wrapped = Returns(classifier(3).eval(), "dict")
     prediction, targets = predict(wrapped, Volume(x[0].numpy())), Select("logits", Logits(1))
     (card,) = trust(prediction, prediction.explain([GradCAM()], targets), targets)
     assert all(card[q].word != "not tested" for q in ("sanity", "faithfulness", "stability"))
 
 
-def test_quick_costs_what_it_says() -> None:
-    net, x = classifier(2).eval(), image(2, 1)
-    for methods in ([Gradient()], [SmoothGrad(samples=40)], [SmoothGrad(samples=40), GradCAM()]):
-        (card, *_), _ = cards(net, methods, x)
-        maps, spent = card.cost["maps_evaluations"], card.cost["evaluations"]
-        assert maps == sum(2 if m == GradCAM() else 2 * getattr(m, "samples", 1) for m in methods)
-        doubted = 2 * (maps + 1)  # two more draws where the map seems to stay the same
-        assert spent <= max(3 * maps, 2 * maps + 64) + doubted
-        assert ("more than 3 times" in card.cost["said"]) == (spent > 3 * maps)
+COSTS: dict[str, tuple[list[Method], int]] = {
+    "cheap": ([Gradient()], 3),
+    "cheap ones": ([Gradient(), GradCAM(), EdgeMap()], 3),
+    "expensive": ([SmoothGrad(samples=40)], 120),
+    "expensive and cheap": ([SmoothGrad(samples=40), GradCAM()], 123),
+    "as in the demo": ([HiResCAM("5"), IntegratedGradients(steps=20), SmoothGrad(samples=10)], 93),
+    "by forward passes": ([Occlusion(window=4, stride=4), Gradient()], None),  # type: ignore[dict-item]
+}
+
+
+@pytest.mark.parametrize("doubtful", [0.25, 0.0], ids=["as it is", "all in doubt"])
+@pytest.mark.parametrize("kind", COSTS)
+def test_quick_costs_what_it_says(kind: str, doubtful: float) -> None:
+    methods, expected = COSTS[kind]
+    found, _ = cards(classifier(2).eval(), methods, image(2, 1), Standards(doubtful=doubtful), Logits(0, 1))
+    cost = found[0].cost
+    taken = cost["maps_evaluations"]
+    assert taken == expected or expected is None
+    assert cost["evaluations"] <= cost["limit"] == max(3 * taken, 2 * taken + 64)
+    assert sum(cost["by_question"].values()) == cost["evaluations"]
+    assert cost["ratio"] == round(cost["evaluations"] / taken, 2)
+    assert f"{cost['ratio']:.1f} times as many" in cost["said"]
+    for card in found:
+        assert "in one draw" not in card["sanity"].said or card["sanity"].numbers[0]["value"] < doubtful
+        assert card["stability"].word != "not tested" or "random weights" in card["stability"].said
+        assert card["faithfulness"].word != "not tested"
+
+
+def test_a_map_in_doubt_pays_for_its_draws_with_its_noise_and_takes_nothing_from_others() -> None:
+    guided = SmoothGrad(GuidedBackprop(), samples=40)
+    (card,), _ = cards(trained(), [guided])
+    assert card["sanity"].word == "fails"
+    assert "in 2 draws" in card["sanity"].said
+    assert card["stability"].word == "not tested"
+    assert card.cost["evaluations"] <= card.cost["limit"] == 3 * card.cost["maps_evaluations"]
+    (true, same), _ = cards(trained(), [IntegratedGradients(steps=20), guided])
+    assert (true.word, same.word) == ("passes", "fails")
+    assert true["stability"].word == "passes"
+
+
+def test_only_the_targets_in_doubt_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, ...]] = []
+    again = Scene.again
+
+    def noted(self: Scene, measure: object, numbers: object, names: Collection[str], **how: object) -> object:
+        found = again(self, measure, numbers, names, **how)  # type: ignore[arg-type]
+        if "model" in how:
+            drawn.append(tuple(sorted(names)))
+            return {(0, "logit 0"): 0.5, (0, "logit 1"): 0.1}
+        return found
+
+    monkeypatch.setattr(Scene, "again", noted)
+    (one, other), _ = cards(trained(), [SmoothGrad(samples=60)], targets=Logits(0, 1))
+    assert drawn == [("logit 0", "logit 1"), ("logit 0",)]
+    assert one["stability"].word == "not tested"
+    assert (other["sanity"].word, other["stability"].word) == ("passes", "passes")
+    assert "in one draw" in other["sanity"].said
+
+
+def test_agreement_is_the_rank_correlation_of_sizes() -> None:
+    (one, other), (a, b) = cards(classifier(2).eval(), [Gradient(), SmoothGrad(samples=3)], image(2, 1))
+    sizes = [np.abs(e.relevance[0].data.sum(0)).ravel() for e in (a, b)]
+    expected = spearmanr(*sizes).statistic
+    assert one["agreement"].numbers[0]["value"] == pytest.approx(expected)
+    assert other["agreement"].numbers[0]["value"] == pytest.approx(expected)
 
 
 def test_full_asks_more_and_adds_numbers() -> None:

@@ -10,7 +10,7 @@ import pytest
 from test_trust import scans, trained
 from worlds import image, segmenter
 
-from radiolucent import BadInput
+from radiolucent import BadInput, Logits, predict, write_report
 from radiolucent.beside import Beside
 from radiolucent.case import explain_case
 from radiolucent.cli.explain import _checked
@@ -19,6 +19,7 @@ from radiolucent.models import Card
 from radiolucent.plan import Plan
 from radiolucent.report import figures
 from radiolucent.report.picture import background, picture
+from radiolucent.trust import trust
 from radiolucent.volume import Volume
 
 METHODS = (IntegratedGradients(steps=20), GuidedBackprop())
@@ -46,6 +47,19 @@ def test_the_cards_stand_in_the_folder_and_the_report(tmp_path: Path) -> None:
     assert "evaluations of the model against" in page
     lines = _checked(summary)
     assert lines == [f"guided-backprop, spot: {stamp}", "1 of 2 maps pass their check (see the report and trust.json)"]
+
+
+def test_a_page_of_one_s_own_takes_cards(tmp_path: Path) -> None:
+    scan = Volume(scans(2, 2000)[0][1].numpy())
+    prediction = predict(trained(), scan)
+    maps = prediction.explain([EdgeMap()], Logits(1))
+    cards = trust(prediction, maps, Logits(1))
+    path = write_report(tmp_path / "r.html", scan, maps, title="t", cards=cards)
+    page = path.read_text("utf-8")
+    assert cards[0].stamp.startswith("FAILS")
+    assert f"edge-map: logit 1 ({cards[0].stamp})" in page
+    assert cards[0].cost["said"] in unescape(page)
+    assert "Can these maps be believed" not in write_report(path, scan, maps, title="t").read_text("utf-8")
 
 
 def test_off_leaves_all_of_it_out(tmp_path: Path) -> None:

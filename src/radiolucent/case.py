@@ -23,9 +23,9 @@ from radiolucent.parcellation import Parcellation
 from radiolucent.plan import Explained, Plan, choose_targets, explain_all, is_segmentation, read_scan, segmentation
 from radiolucent.protocols import Method
 from radiolucent.regions import region_rows
-from radiolucent.report import write_report
+from radiolucent.report import Anatomy, Page, write
 from radiolucent.report.units import unit_pictures
-from radiolucent.trust import TrustCard, as_json
+from radiolucent.trust import as_json
 from radiolucent.volume import Volume
 
 
@@ -62,20 +62,18 @@ def explain_case(
     with io.new_folder(folder, replace=overwrite) as new:
         told, remarks = _write_beside(new, image, others, plan)
         maps, left_out = _write(new, image, explained, card, plan, parcellation, called, others, remarks)
-        summary = {
-            "case": io.stem(image),
-            "folder": str(folder),
-            "report": str(folder / "report.html"),
-            **explained.summary(maps),
-            "notes": [*prediction.scan.notes, *remarks, *left_out],
-            "seconds": round(time.perf_counter() - start, 2),
-        }
-        if others:
-            summary["beside"] = told
-            failed = {f"{name}: {m}": why for name, own in told.items() for m, why in own["failed_methods"].items()}
-            summary["failed_methods"] = summary["failed_methods"] | failed
+        notes = [*prediction.scan.notes, *remarks, *left_out]
+        about = {"case": io.stem(image), "folder": str(folder), "report": str(folder / "report.html")}
+        summary = about | explained.summary(maps) | {"notes": notes, "seconds": round(time.perf_counter() - start, 2)}
+        summary |= _told(told, summary["failed_methods"]) if told else {}
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode())
     return summary
+
+
+def _told(beside: Mapping[str, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """What a summary says of the models beside, whose failures stand among the case's own."""
+    theirs = {f"{name}: {m}": why for name, own in beside.items() for m, why in own["failed_methods"].items()}
+    return {"beside": beside, "failed_methods": {**failed, **theirs}}
 
 
 def _write_beside(new: Path, image: Path, others: Mapping[str, Explained], plan: Plan) -> tuple[dict[str, Any], list[str]]:
@@ -111,19 +109,19 @@ def _write(
     _write_cards(new, explained)
     if is_segmentation(prediction, card):
         io.write(new / "segmentation.nii.gz", prediction.labels(card.output, card.regions))
-    beside = {name: own.explanations for name, own in others.items()}
     tables = {
         "regions": region_rows(explained.explanations, parcellation.on(prediction.scan.grid)) if parcellation else [],
         "slices": slice_rows(explained.explanations),
-        "likeness": likeness({card.name: explained.explanations, **beside}),
+        "likeness": likeness({card.name: explained.explanations, **{name: own.explanations for name, own in others.items()}}),
     }
     for name, rows in tables.items():
         if rows:
             write_table(new / f"{name}.csv", rows)
-    shown: dict[str, Any] = {"parcellation": parcellation, "parcellation_name": called, "regions": tables["regions"]}
-    shown |= {"outlined": not plan.parcellation, "notes": [*remarks, *left_out], "beside": beside, "alike": tables["likeness"]}
-    shown["cards"] = {"": explained.cards, **{name: own.cards for name, own in others.items()}}
-    left_out = left_out + write_page(new / "report.html", io.stem(image), explained, card, **shown)
+    outlined = {} if plan.parcellation else outlines(prediction, card)
+    anatomy = Anatomy(parcellation, called, tables["regions"], outlined) if parcellation else None
+    notes = [*remarks, *left_out]
+    page = new / "report.html"
+    left_out = left_out + write_page(page, io.stem(image), explained, card, anatomy, notes, others, tables["likeness"])
     return maps, left_out + [remark for e in explained.explanations for remark in e.remarks]
 
 
@@ -138,46 +136,38 @@ def write_page(
     name: str,
     explained: Explained,
     card: Card,
-    *,
-    parcellation: Parcellation | None,
-    parcellation_name: str,
-    regions: Sequence[Mapping[str, Any]],
-    outlined: bool,
+    anatomy: Anatomy | None = None,
     notes: Sequence[str] = (),
-    beside: Mapping[str, Sequence[Explanation]] | None = None,
+    beside: Mapping[str, Explained] | None = None,
     alike: Sequence[Mapping[str, Any]] = (),
-    cards: Mapping[str, Sequence[TrustCard]] | None = None,
 ) -> list[str]:
-    """The case's report; `outlined` says that the parcellation is the model's segmentation. Returns what it leaves out.
-
-    `beside` and `alike`: other models' explanations, and how alike they are (see likeness). `cards`: trust cards by model,
-    those of this one under "".
-    """
+    """The case's report, with what other models made of it and how alike that is (see likeness). Returns what it leaves out."""
     shown, left_out = _shown(explained.explanations), []
     if len(shown) < len(explained.explanations):
         left_out = [f"{len(shown)} of {len(explained.explanations)} explanations are drawn here; all are in their folders"]
-    outlines = {name: i for i, name in enumerate(card.classes)}
-    asked = explained.targets
-    write_report(
-        path,
+    asked, others = explained.targets, beside or {}
+    page = Page(
         explained.prediction.scan,
         shown,
-        title=name,
+        name,
         subtitle=f"{card.name} ({card.task})",
-        parcellation=parcellation,
-        parcellation_name=parcellation_name,
-        regions=regions,
-        outlines=outlines if outlined and not card.regions and is_segmentation(explained.prediction, card) else None,
         notes=[*(f"{method} failed: {reason}" for method, reason in explained.failures.items()), *notes, *left_out],
         facts=_facts(card),
-        model=card.name,
-        beside={name: _shown(own) for name, own in (beside or {}).items()},
-        alike=alike,
-        units=unit_pictures(explained.prediction, asked, shown, card.classes) if asked else (),
         measured_in=_unit(card),
-        cards=cards or {},
+        anatomy=anatomy,
+        model=card.name,
+        beside={model: _shown(own.explanations) for model, own in others.items()},
+        alike=alike,
+        cards={"": explained.cards, **{model: own.cards for model, own in others.items()}},
+        units=unit_pictures(explained.prediction, asked, shown, card.classes) if asked else (),
     )
+    write(path, page)
     return left_out
+
+
+def outlines(prediction: Prediction, card: Card) -> dict[str, int]:
+    """Each class's label in the model's own segmentation, to be drawn around; none of labels that overlap."""
+    return {} if card.regions or not is_segmentation(prediction, card) else {name: i for i, name in enumerate(card.classes)}
 
 
 _MOST_DRAWN = 24

@@ -60,23 +60,27 @@ def check(
     check_target(targets)
     fixed = targets.fix(prediction.output)
     names = fixed.names(classes)
-    maps = {}
-    for number, explanation in enumerate(explanations):
-        if not isinstance(explanation, Explanation):
-            raise BadInput("explanations of this scan", type(explanation).__name__, "Give what prediction.explain returned.")
-        if explanation.relevance[0].grid != prediction.scan.grid:
-            expected, got = f"explanations of the scan on {prediction.scan.grid}", f"one on {explanation.relevance[0].grid}"
-            raise BadInput(expected, got, "Check each scan with its own.")
-        if unknown := set(explanation.targets) - set(names):
-            expected, got = f"maps of the targets {', '.join(names)}", ", ".join(sorted(unknown))
-            raise BadInput(expected, got, "Give the targets, and the classes' names, that were explained.")
-        maps[number] = on_model_s_grid(prediction, explanation, names)
+    for explanation in explanations:
+        _belongs(explanation, prediction, names)
+    maps = [on_model_s_grid(prediction, explanation, names) for explanation in explanations]
     methods = [e.method for e in explanations]
-    rows = _rows(prediction, methods, list(maps.values()), fixed, checks, names, parcellation, batch)
+    rows = _rows(prediction, methods, maps, fixed, checks, names, parcellation, batch)
     for number, each in enumerate(rows):
         if each["target"] not in explanations[number * len(explanations) // len(rows)].targets:
             each["reason"] = "there is no map of this target"
     return rows
+
+
+def _belongs(explanation: Explanation, prediction: Prediction, names: Sequence[str]) -> None:
+    """Refuse what explains another scan, or other targets."""
+    if not isinstance(explanation, Explanation):
+        raise BadInput("explanations of this scan", type(explanation).__name__, "Give what prediction.explain returned.")
+    if explanation.relevance[0].grid != prediction.scan.grid:
+        expected, got = f"explanations of the scan on {prediction.scan.grid}", f"one on {explanation.relevance[0].grid}"
+        raise BadInput(expected, got, "Check each scan with its own.")
+    if unknown := set(explanation.targets) - set(names):
+        expected, got = f"maps of the targets {', '.join(names)}", ", ".join(sorted(unknown))
+        raise BadInput(expected, got, "Give the targets, and the classes' names, that were explained.")
 
 
 def faithful(

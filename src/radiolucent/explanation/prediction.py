@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from radiolucent import provenance
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import BadInput
 from radiolucent.explanation.kinds import check_kinds
 from radiolucent.explanation.result import Explanation
 from radiolucent.explanation.slices import located
+from radiolucent.explanation.together import made_together
 from radiolucent.geometry import centre, coarsen, upsample
 from radiolucent.hooks import Layer, depths, look
-from radiolucent.methods import KernelSHAP, at_layers, auto_layer, shared_pass, titles
-from radiolucent.methods.masking import MaskMethod, Told, masks
+from radiolucent.methods import KernelSHAP, at_layers, auto_layer, titles
 from radiolucent.methods.smocam import scaled
 from radiolucent.models.preprocessing import Prepares, Preprocessing
 from radiolucent.parcellation import Parcellation
-from radiolucent.protocols import Detailed, FirstOrder, Method, Target
-from radiolucent.targets import Deciding, Select, label_map, own_labels, part_of
+from radiolucent.protocols import Method, Target
+from radiolucent.targets import Select, label_map, own_labels, part_of
 from radiolucent.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """One method's maps on the scan's grid, by the targets' numbers; its own number among the methods, and its cost."""
+
+    number: int
+    method: Method
+    maps: Mapping[int, Volume]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,83 +102,47 @@ class Prediction:
         regions="parcellation", `spread` (the card's) for SMOCAM.
         """
         check_kinds(methods, targets)
-        refuse = failed or _raise
         fixed = targets.fix(self.output)
-        names = fixed.names(classes)
-        plain = fixed(self.output).detach()
-        methods = at_layers(methods, self.layers, lambda: auto_layer(self.model, self.x, fixed, self.output, self.layers))
-        labels = own_labels(fixed)
-        origin = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
+        names, plain, labels = fixed.names(classes), fixed(self.output)[:, 0].tolist(), own_labels(fixed)
+        origin: dict[str, Any] = {"target": repr(targets)} | ({"label_names": list(classes)} if labels and classes else {})
         origin |= provenance.describe(self.model, self.scan, self.preprocessing.as_dict())
         done: dict[int, Explanation] = {}
+        how: dict[str, Any] = {"classes": classes, "parcellation": parcellation, "spread": spread}
+        for made in self.maps(methods, fixed, failed=failed, **how):
+            said = tuple(names[t] for t in made.maps), tuple(plain[t] for t in made.maps)
+            facts = {**origin, **made.facts} | ({"labels": [labels[t] for t in made.maps]} if labels else {})
+            done[made.number] = Explanation(tuple(made.maps.values()), *said, made.method, facts)
+        return [done[i] for i in sorted(done)]
+
+    def maps(
+        self,
+        methods: Sequence[Method],
+        targets: Target,
+        *,
+        classes: Sequence[str] = (),
+        failed: Callable[[Method, BadInput], None] | None = None,
+        parcellation: Parcellation | None = None,
+        spread: Sequence[float] = (),
+    ) -> Iterator[Made]:
+        """The maps of `explain` as they are made, method by method, without a word on where they came from."""
+        refuse = failed or _raise
+        fixed = targets.fix(self.output)
+        names, plain = fixed.names(classes), fixed(self.output).detach()
+        methods = at_layers(methods, self.layers, lambda: auto_layer(self.model, self.x, fixed, self.output, self.layers))
         ready: dict[int, Method] = {}
         for i, method in enumerate(methods):
             try:
                 ready[i] = scaled(self._over(method, parcellation), fixed, spread)
             except BadInput as error:
                 refuse(method, error)
-        for i, relevance, cost in self._made(ready, fixed, plain, catch=failed is not None):
-            if isinstance(relevance, BadInput):
-                refuse(methods[i], relevance)
-                continue
-            volumes: dict[int, Volume] = {}
-            for t, placed in enumerate(self.placed(relevance, methods[i], names)):
-                if isinstance(placed, BadInput):
-                    refuse(methods[i], placed)
-                else:
-                    volumes[t] = placed
-            if volumes:
-                said = tuple(names[t] for t in volumes), tuple(plain[t, 0].item() for t in volumes)
-                facts = origin | cost | self._cells(methods[i], relevance)
-                facts |= {"labels": [labels[t] for t in volumes]} if labels else {}
-                facts |= {"details": [located(cost["details"][t], self.image) for t in volumes]} if "details" in cost else {}
-                done[i] = Explanation(tuple(volumes.values()), *said, methods[i], facts)
-        return [done[i] for i in sorted(done)]
-
-    def _made(
-        self, methods: Mapping[int, Method], targets: Target, plain: Tensor, catch: bool
-    ) -> Iterator[tuple[int, Tensor | BadInput, dict[str, Any]]]:
-        """Each method's number, its map (or the reason why there is none) and cost; those that can share a pass do."""
-        kinds = {i: next((kind for kind in (FirstOrder, MaskMethod) if isinstance(m, kind)), None) for i, m in methods.items()}
-        groups = [[i for i, own in kinds.items() if own is kind] for kind in (FirstOrder, MaskMethod)]
-        groups = [group for group in groups if group] + [[i] for i, own in kinds.items() if own is None]
-        for group in groups:
-            maps, cost = self._run([methods[i] for i in group], targets, plain, catch)
-            if len(group) > 1 and all(isinstance(m, BadInput) for m in maps):  # one may take the others along
-                groups.extend([i] for i in group)
-                continue
-            for i, made in zip(group, maps, strict=True):
-                if isinstance(made, BadInput):
-                    yield i, made, cost
-                else:
-                    yield i, made[0], cost | ({"details": made[1]} if made[1] else {})
-
-    def _run(
-        self, group: list[Method], targets: Target, plain: Tensor, catch: bool
-    ) -> tuple[list[Told | BadInput], dict[str, Any]]:
-        """A group's maps with details, or the reasons why there is none, and what they cost together; `plain` are the scores."""
-        x = self.x
-        start = time.perf_counter()
-        made: list[Told | BadInput]
-        try:
-            if isinstance(group[0], FirstOrder):
-                met = Deciding.decided(targets)
-                maps = shared_pass(self.model, x, met, [m for m in group if isinstance(m, FirstOrder)])
-                made = [m if isinstance(m, BadInput) else (m, ()) for m in maps]
-                _compare(met.scores, plain)
-            elif isinstance(group[0], MaskMethod):
-                made = masks(self.model, x, targets, [m for m in group if isinstance(m, MaskMethod)])
-            else:
-                one = (self.model, x, targets)
-                made = [group[0].detailed(*one) if isinstance(group[0], Detailed) else (group[0](*one), ())]
-        except Exception as error:  # also what a guest or the memory may raise
-            if not catch:
-                raise
-            reason = f"{type(error).__name__}: {error}"
-            made = [error if isinstance(error, BadInput) else BadInput(f"a map from {m}", reason, "Mend the model.") for m in group]
-        seconds = time.perf_counter() - start
-        cost = {"seconds": round(seconds, 4), "shared_by_methods": len(group), "peak_memory_mib": provenance.peak_memory(x)}
-        return made, cost
+        for i, relevance, cost in made_together(self.model, self.x, ready, fixed, plain, catch=failed is not None):
+            placed = [relevance] if isinstance(relevance, BadInput) else self.placed(relevance, methods[i], names)
+            for each in placed:
+                if isinstance(each, BadInput):
+                    refuse(methods[i], each)
+            maps = {t: each for t, each in enumerate(placed) if isinstance(each, Volume)}
+            if maps and isinstance(relevance, Tensor):
+                yield Made(i, methods[i], maps, self._facts(methods[i], relevance, cost, maps))
 
     def _over(self, method: Method, parcellation: Parcellation | None) -> Method:
         """A method that asks for a parcellation, with its labels on the model's grid."""
@@ -200,23 +172,17 @@ class Prediction:
             )
         return placed
 
-    def _cells(self, method: Method, relevance: Tensor) -> dict[str, Any]:
-        """The map's own grid, and the place of its layer among those that ran."""
+    def _facts(self, method: Method, relevance: Tensor, cost: dict[str, Any], maps: Iterable[int]) -> dict[str, Any]:
+        """What it cost, the map's own grid, the place of its layer among those that ran, the method's details."""
         cells = coarsen(self.image.grid, tuple(relevance.shape[3:]))
+        facts = cost | {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]}
         depth, layer = depths(self.layers), titles(method)[2]
-        where = {"depth": depth[layer]} if layer in depth else {}
-        return {"cells": list(cells.shape), "cell_mm": [round(s, 3) for s in cells.spacing]} | where
+        facts |= {"depth": depth[layer]} if layer in depth else {}
+        return facts | ({"details": [located(cost["details"][t], self.image) for t in maps]} if "details" in cost else {})
 
 
 def _raise(method: Method, error: BadInput) -> None:
     raise error
-
-
-def _compare(scores: Tensor | None, plain: Tensor) -> None:
-    """Warn where the pass that made the maps did not say what the plain one said."""
-    if scores is not None and (scores - plain).abs().max() > 1e-2 * plain.abs().max():
-        said = f"scores {plain[:, 0].tolist()}, and {scores[:, 0].tolist()} when the maps were made"
-        warnings.warn(f"the model does not repeat itself: {said}", InputWarning, stacklevel=6)
 
 
 def predict(model: nn.Module, scan: Volume, preprocessing: Prepares | None = None) -> Prediction:

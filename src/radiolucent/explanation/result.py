@@ -27,8 +27,9 @@ class Explanation:
         targets: a name for each target.
         scores: each target's score for the unperturbed scan.
         method: the method with its hyper-parameters ("auto" layers resolved).
-        provenance: hashes of weights and input, versions, device, seconds, peak memory, notes; of a segmentation, each
-            target's label and the labels' names; as "details" what a method has to say besides its map, for each target.
+        provenance: hashes of weights and input, versions, device, notes; seconds, peak memory and images that went through
+            the model forwards and backwards, for all methods that shared them; of a segmentation, each target's label and the
+            labels' names; as "details" what a method has to say besides its map, for each target.
     """
 
     relevance: tuple[Volume, ...]

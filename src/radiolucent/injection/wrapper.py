@@ -196,11 +196,19 @@ def _save(maps: Maps, folder: Path, names: Sequence[str], x: Tensor) -> None:
         warn(f"the maps could not be written to {folder}: {error}")
 
 
-def _folder(path: Path) -> Path:
+def _folder(output_dir: str | Path, overwrite: bool) -> Path:
+    """The folder for the maps, made where there is none; without a table of earlier ones."""
+    if not str(output_dir).strip():
+        raise BadInput("a folder for the maps", "an empty name", 'Name it, or "." for this folder; None writes nothing.')
+    path = Path(output_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise BadInput("a folder for the maps", f"{path}: {error}", "Choose another output_dir.") from None
+    if (path / TABLE).exists():
+        if not overwrite:
+            raise BadInput(f"no maps yet in {path}", f"a table {TABLE}", "Choose another output_dir, or pass overwrite=True.")
+        (path / TABLE).unlink()
     return path
 
 
@@ -243,17 +251,11 @@ def inject(
             `model.scores`, `model.scores.save(folder)` writes them.
         all_pairs: measure a segmentation's targets at all labels of the mask, not each at its own.
     """
-    if output_dir is not None and not str(output_dir).strip():
-        raise BadInput("a folder for the maps", "an empty name", 'Name it, or "." for this folder; None writes nothing.')
     given = [method] if isinstance(method, str) or not isinstance(method, Sequence) else method
     methods = [from_dict({"method": m}) if isinstance(m, str) else m for m in given]
     layers = [layer] if isinstance(layer, str) else layer
     metrics = [metrics] if isinstance(metrics, str) else metrics
     metrics = [against_mask(m) for m in metrics]
     placed = list(dict.fromkeys(at_layer(m, name) for m in methods for name in layers))
-    folder = None if output_dir is None else _folder(Path(output_dir))
-    if folder and (folder / TABLE).exists():
-        if not overwrite:
-            raise BadInput(f"no maps yet in {folder}", f"a table {TABLE}", "Choose another output_dir, or pass overwrite=True.")
-        (folder / TABLE).unlink()
+    folder = None if output_dir is None else _folder(output_dir, overwrite)
     return Injected(guest_of(model), Side(placed, Choice(target, output), target_input, folder, metrics, part, all_pairs))

@@ -1,5 +1,6 @@
 """Reports: a case as one page that opens anywhere, without a network."""
 
-from radiolucent.report.html import write_report
+from radiolucent.report.html import write, write_report
+from radiolucent.report.page import Anatomy, Page
 
-__all__ = ["write_report"]
+__all__ = ["Anatomy", "Page", "write", "write_report"]

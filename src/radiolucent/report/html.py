@@ -14,14 +14,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from radiolucent import io
-from radiolucent.errors import BadInput
-from radiolucent.explanation import Explanation, likeness
+from radiolucent.explanation import Explanation
 from radiolucent.methods import describe, title
 from radiolucent.parcellation import Parcellation
-from radiolucent.regions import region_rows
 from radiolucent.report import figures
-from radiolucent.report.beside import Map, drawn, evidence, pictures, table
-from radiolucent.report.picture import MOST_VOXELS, THRESHOLD, background, for_display
+from radiolucent.report.beside import Map, evidence, pictures, table
+from radiolucent.report.page import Anatomy, Page
+from radiolucent.report.picture import THRESHOLD, for_display
 from radiolucent.report.viewed import viewed
 from radiolucent.trust import TrustCard
 from radiolucent.version import VERSION
@@ -41,18 +40,12 @@ def write_report(
     *,
     title: str,
     subtitle: str = "",
+    notes: Sequence[str] = (),
     parcellation: Parcellation | None = None,
     parcellation_name: str = "parcellation",
-    regions: Sequence[Mapping[str, Any]] | None = None,
-    outlines: Mapping[str, int] | None = None,
-    notes: Sequence[str] = (),
-    facts: Mapping[str, Any] | None = None,
     model: str = "this model",
     beside: Mapping[str, Sequence[Explanation]] | None = None,
-    alike: Sequence[Mapping[str, Any]] | None = None,
-    units: Sequence[Mapping[str, Sequence[tuple[str, str]]]] = (),
-    measured_in: str = "",
-    cards: Mapping[str, Sequence[TrustCard]] | None = None,
+    cards: Sequence[TrustCard] = (),
 ) -> Path:
     """Write the report of one case as a single HTML file that needs no network.
 
@@ -61,77 +54,81 @@ def write_report(
         scan: the scan on the grid of the explanations.
         explanations: one or more, of this scan.
         title: the case's name; `subtitle` goes below it.
-        parcellation: regions to show and to add up over; on any grid, `parcellation_name` says what it is.
-        regions: rows of `radiolucent.regions.region_rows`, where they are known already.
-        outlines: target name -> label of the parcellation whose outline is drawn in that target's pictures.
         notes: remarks to put on top; those of the scan are added.
-        facts: further name -> value lines below the scores.
+        parcellation: regions to show and to add up over; on any grid, `parcellation_name` says what it is.
         model: what the model is called where there are others beside it.
         beside: other models' explanations of the same scan and targets, by the models' names.
-        alike: rows of `radiolucent.explanation.likeness` of all models, where they are known already.
-        units: for each explanation, target -> images with captions to put below its map (see `report.units`).
-        measured_in: the unit of the scores, where they have one.
-        cards: trust cards (radiolucent.trust) by the models' names, those of this model under "".
+        cards: what `radiolucent.trust.trust` says of the explanations.
     """
-    if not explanations:
-        raise BadInput("at least one explanation", "none", "There is nothing to report.")
-    others = dict(beside or {})
-    if model in others:
-        raise BadInput("models beside this one that have other names", repr(model), "Name them apart.")
-    every = [*explanations, *(e for own in others.values() for e in own)]
-    for explanation in every:
-        scan.like(explanation.relevance[0].data[:1])
-    alike = likeness({model: explanations, **others}) if alike is None else alike
-    parcellation = parcellation.on(scan.grid) if parcellation else None
-    rows = regions if regions is not None else region_rows(explanations, parcellation) if parcellation else []
-    most = min(MOST_VOXELS, 4 * MOST_VOXELS // sum(len(e.targets) for e in every))
-    shown = background(scan, most)
-    labels = for_display(parcellation.labels, most, nearest=True).data[0] if parcellation else None
-    around = {target: labels == label for target, label in (outlines or {}).items() if labels is not None}
-    of_units = {id(e): own for e, own in zip(explanations, units, strict=False)}
-    maps = drawn({"": explanations, **others}, most, cards)
-    is_3d = scan.data.ndim == 4
+    anatomy = Anatomy(parcellation, parcellation_name) if parcellation else None
+    shown: dict[str, Any] = {"subtitle": subtitle, "notes": notes, "anatomy": anatomy, "cards": {"": cards}}
+    return write(path, Page(scan, explanations, title, model=model, beside=beside or {}, **shown))
+
+
+def write(path: str | Path, page: Page) -> Path:
+    """Write a page, whole or not at all."""
+    parts = _words(page) | _numbers(page) | _pictures(page) | _viewer(page)
+    return io.put(Path(path), environment().get_template("case.html").render(parts).encode("utf-8"))
+
+
+def _words(page: Page) -> dict[str, Any]:
+    """What the page says in words."""
+    return {
+        "title": page.title,
+        "subtitle": page.subtitle,
+        "notes": [*page.notes, *page.scan.notes, *(remark for e in page.explanations for remark in e.remarks)],
+        "meaning": MEANING,
+        "measured_in": page.measured_in,
+        "facts": list(page.facts.items()),
+        "methods": [{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(page.every)],
+        "parcellation_name": page.anatomy.called if page.anatomy else "",
+        "provenance": _provenance(page.explanations, page.beside),
+        "version": VERSION,
+    }
+
+
+def _numbers(page: Page) -> dict[str, Any]:
+    """Its tables."""
+    return {
+        "scores": _scores(page.explanations, page.beside),
+        "trust": [evidence(each) for each in page.maps if each.card],
+        "trust_cost": next((own[0].cost["said"] for own in page.cards.values() if own), ""),
+        "alike": table(page.likeness),
+        "regions": _by_map(page.rows),
+    }
+
+
+def _pictures(page: Page) -> dict[str, Any]:
+    """The maps of the page's own model, each with all that belongs to it."""
+    units = {id(e): own for e, own in zip(page.explanations, page.units, strict=False)}
+    return {
+        "cards": [
+            _card(page.background, own, page.outline(own.target))
+            | pictures(page.background, own, page.maps, page.likeness)
+            | {"units": units.get(id(own.explanation), {}).get(own.target, ())}
+            for own in page.maps
+            if not own.model
+        ],
+        "threshold": f"{THRESHOLD:.0%}",
+        "has_outline": bool(page.anatomy and page.anatomy.outlines),
+        "orientation": page.scan.has_world,
+        "resampled": page.background.data[0].size != page.scan.data[0].size,
+    }
+
+
+def _viewer(page: Page) -> dict[str, Any]:
+    """The scripts, the only ones that the page lets run, and what they read."""
+    is_3d = page.scan.data.ndim == 4
     niivue = files("radiolucent.report").joinpath("viewer/niivue.umd.js").read_text("utf-8") if is_3d else ""
     app = files("radiolucent.report").joinpath("viewer/app.js").read_text("utf-8")
-    page = (
-        environment()
-        .get_template("case.html")
-        .render(
-            csp=policy(niivue, app),
-            title=title,
-            subtitle=subtitle,
-            notes=[*notes, *scan.notes, *(remark for e in explanations for remark in e.remarks)],
-            meaning=MEANING,
-            scores=_scores(explanations, others),
-            measured_in=measured_in,
-            facts=list((facts or {}).items()),
-            cards=[
-                _card(shown, own, around.get(own.target))
-                | pictures(shown, own, maps, alike)
-                | {"units": of_units.get(id(own.explanation), {}).get(own.target, ())}
-                for own in maps
-                if not own.model
-            ],
-            methods=[{**describe(e.method), "repr": ", ".join(dict.fromkeys(settings))} for e, settings in _kinds(every)],
-            alike=table(alike),
-            threshold=f"{THRESHOLD:.0%}",
-            trust=[evidence(each) for each in maps if each.card],
-            trust_cost=next((own[0].cost["said"] for own in (cards or {}).values() if own), ""),
-            regions=_by_map(rows),
-            has_labels=parcellation is not None,
-            parcellation_name=parcellation_name,
-            has_outline=bool(outlines),
-            is_3d=is_3d,
-            orientation=scan.has_world,
-            resampled=shown.data[0].size != scan.data[0].size,
-            provenance=_provenance(explanations, others),
-            version=VERSION,
-            data=viewed(shown, maps, parcellation, labels),
-            niivue=niivue,
-            app=app,
-        )
-    )
-    return io.put(Path(path), page.encode("utf-8"))
+    return {
+        "is_3d": is_3d,
+        "has_labels": page.parcellation is not None,
+        "data": viewed(page.background, page.maps, page.parcellation, page.labels),
+        "csp": policy(niivue, app),
+        "niivue": niivue,
+        "app": app,
+    }
 
 
 _FIRST_REGIONS = 8
@@ -229,7 +226,7 @@ def _kinds(explanations: Sequence[Explanation]) -> list[tuple[Explanation, list[
 
 def _provenance(explanations: Sequence[Explanation], others: Mapping[str, Sequence[Explanation]]) -> list[tuple[str, str]]:
     """What all share once; what differs by method behind the method's name; of other models what makes them others."""
-    own = ("seconds", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth", "details")
+    own = ("seconds", "forwards", "backwards", "peak_memory_mib", "cells", "cell_mm", "shared_by_methods", "depth", "details")
     first = explanations[0].provenance
     rows = [(k, v if isinstance(v, str) else json.dumps(v)) for k, v in first.items() if k not in own and v not in ("", [], {})]
     for e in explanations:

@@ -61,8 +61,29 @@ def run(
     """
     if workers < 0 or (workers and scheduler):
         raise BadInput("a number of workers, or a scheduler", f"{workers} and {scheduler or 'none'}", "Give one of them.")
+    study, cohort, job = _begun(recipe, Path(folder).absolute(), threads, say)
+    result = Run(study)
+    left = _left(study, cohort.cases[shard[0] - 1 :: shard[1]], retry, result)
+    begin(len(left))
+    _announce(recipe, cohort, len(left), say)
+    pace = _Pace(len(left))
+    waiting: Sequence[Case] = left
+    for _ in range(2):  # a second time for those that another process was at: it may have been killed
+        again = []
+        for case, outcome in _outcomes(job, waiting, workers, scheduler):
+            if outcome.status == "elsewhere":
+                again.append(case)
+            else:
+                _note(outcome, result, say, pace)
+                step()
+        waiting = again
+    result.elsewhere = [case.id for case in waiting]
+    return result
+
+
+def _begun(recipe: Recipe, folder: Path, threads: int | None, say: Callable[[str], None]) -> tuple[Study, Cohort, Job]:
+    """The study's folder, new or as it was left, the cohort, and what a worker must know; the model is loaded here, too."""
     cohort = read_cohort(recipe.cohort)
-    folder = Path(folder).absolute()
     _check_folder(folder, recipe, cohort)
     model = load_model(recipe)
     for note in model.card.notes:
@@ -70,25 +91,7 @@ def run(
     study = Study.begin(folder, recipe, cohort, model.identity, say)
     job = Job(recipe, folder, model.identity, threads)
     keep(job, model)
-    result = Run(study)
-    left = _left(study, cohort.cases[shard[0] - 1 :: shard[1]], retry, result)
-    begin(len(left))
-    _announce(recipe, cohort, len(left), say)
-    pace = _Pace(len(left))
-    waiting = left
-    for _ in range(2):  # a second time for those that another process was at: it may have been killed
-        again = []
-        for case, outcome in _outcomes(job, waiting, workers, scheduler):
-            if outcome.status == "elsewhere":
-                again.append(case)
-                continue
-            _note(outcome, result, say, pace)
-            step()
-        waiting = again
-        if not waiting:
-            break
-    result.elsewhere = [case.id for case in waiting]
-    return result
+    return study, cohort, job
 
 
 def _announce(recipe: Recipe, cohort: Cohort, left: int, say: Callable[[str], None]) -> None:

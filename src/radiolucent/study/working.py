@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from radiolucent import io
-from radiolucent.case import write_maps, write_page
+from radiolucent.case import outlines, write_maps, write_page
 from radiolucent.errors import BadInput, InputWarning
 from radiolucent.explanation import Prediction, predict
 from radiolucent.hooks.taps import module_of
@@ -26,6 +26,7 @@ from radiolucent.parcellation import Parcellation
 from radiolucent.plan import Explained, Plan, choose_targets, explain_all, is_segmentation, output_of, read_scan
 from radiolucent.protocols import Target
 from radiolucent.provenance import scan_hash, weights_hash
+from radiolucent.report import Anatomy
 from radiolucent.study.checking import check_names, check_output, on_device
 from radiolucent.study.claims import claim
 from radiolucent.study.cohort import Case
@@ -210,7 +211,10 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
         if recipe.keep.thumbnails and explained.explanations:
             io.put(new / "thumbnail.png", thumbnail(prediction.scan, explained.explanations))
         if recipe.keep.reports and explained.explanations:
-            _page(new / "report.html", case, explained, model.card, parcellation, called, tables["regions"], notes, recipe)
+            own = recipe.regions.parcellation in ("predicted", "label") and recipe.regions.names is None
+            rows = [row for row in found.regions if row["kind"] == "label"]
+            anatomy = Anatomy(parcellation, called, rows, outlines(prediction, model.card) if own else {})
+            write_page(new / "report.html", case.id, explained, model.card, anatomy, notes)
         summary = explained.summary(maps) | {
             "case": case.id,
             "input_sha256": scan_hash(prediction.scan),
@@ -239,31 +243,6 @@ def _added_up(prediction: Prediction, targets: Target | None, parcellation: Parc
     names = names_of([e.method for e in explained.explanations], model.plan.methods)
     rows = region_rows(explained, parcellation, model.card, recipe.regions, names)
     return _Added(explained, rows, cost_rows(explained.explanations, names))
-
-
-def _page(
-    path: Path,
-    case: Case,
-    explained: Explained,
-    card: Card,
-    parcellation: Parcellation,
-    called: str,
-    rows: list[Row],
-    notes: list[str],
-    recipe: Recipe,
-) -> None:
-    own = recipe.regions.parcellation in ("predicted", "label")
-    write_page(
-        path,
-        case.id,
-        explained,
-        card,
-        parcellation=parcellation,
-        parcellation_name=called,
-        regions=[row for row in rows if row["kind"] == "label"],
-        outlined=own and recipe.regions.names is None,
-        notes=notes,
-    )
 
 
 def targets_there(prediction: Prediction, card: Card, plan: Plan) -> tuple[Target | None, list[str]]:

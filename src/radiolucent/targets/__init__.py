@@ -8,7 +8,7 @@ from radiolucent.targets.deciding import Deciding
 from radiolucent.targets.overlapping import Overlapping
 from radiolucent.targets.parts import as_tensor, label_map, part_of
 from radiolucent.targets.region import Region
-from radiolucent.targets.select import Select, own_labels
+from radiolucent.targets.select import Select, only, own_labels
 from radiolucent.targets.single import Contrast, Logits, Outputs, Predicted
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Select",
     "as_tensor",
     "label_map",
+    "only",
     "own_labels",
     "part_of",
 ]

@@ -125,6 +125,13 @@ class Region:
             )
         return type(self)(*self.labels, mask=mask, reduce=self.reduce)
 
+    def only(self, rows: Sequence[int]) -> Self:
+        """Some of the labels, by their places."""
+        mask = self.mask
+        if mask is not None and mask.is_floating_point() and len(rows) < len(self.labels):  # (b, labels, *grid) or (labels, *grid)
+            mask = mask[list(rows)] if len(mask) == len(self.labels) else mask[:, list(rows)]
+        return type(self)(*(self.labels[t] for t in rows), mask=mask, reduce=self.reduce)
+
     def adds_up(self, grid: Sequence[int]) -> bool:
         """Whether the weights are fixed, on this grid: S is then a sum over voxels, and over windows."""
         return self.mask is not None and tuple(self.mask.shape[-len(grid) :]) == tuple(grid)

@@ -1,4 +1,4 @@
-"""A target on one part of a model's output."""
+"""A target on one part of a model's output, and a part of a target."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, Self
 from torch import Tensor
 
 from radiolucent.protocols import Additive, Target, adds_up
+from radiolucent.targets.overlapping import Overlapping
 from radiolucent.targets.parts import part_of
 from radiolucent.targets.region import Region
+from radiolucent.targets.single import Logits, Outputs
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,17 @@ def own_labels(target: Target) -> tuple[int, ...]:
     if isinstance(target, Select):
         return own_labels(target.target)
     return target.labels if isinstance(target, Region) else ()
+
+
+def only(target: Target, rows: Sequence[int]) -> Target:
+    """A fixed target of these of its scores, in this order; one of a kind that is not known here stays whole."""
+    if isinstance(target, Select):
+        return replace(target, target=only(target.target, rows))
+    if isinstance(target, (Logits, Outputs)) and target.indices:
+        return type(target)(*(target.indices[t] for t in rows))
+    if isinstance(target, Overlapping):
+        weights = tuple(target.weights[t] for t in rows) if target.weights else ()
+        return Overlapping(*(target.channels[t] for t in rows), reduce=target.reduce, weights=weights)
+    if isinstance(target, Region):
+        return target.only(rows)
+    return target

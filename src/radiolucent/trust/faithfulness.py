@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from radiolucent.geometry import Array
@@ -30,6 +32,16 @@ class Hidden:
     members: Array
     scores: Tensor
     edges: Array
+
+    @cached_property
+    def spectra(self) -> NDArray[Any]:
+        """Of each subset on the lattice, for all maps: what `_elsewhere` multiplies with."""
+        return np.fft.rfftn(self.members.reshape(-1, *self.lattice), axes=self.axes)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Of the lattice, behind that of the subsets."""
+        return tuple(range(1, 1 + len(self.lattice)))
 
     def lost(self, target: int) -> Array:
         """By how much the target's score dropped, (n,); Undefined where nothing moves."""
@@ -64,11 +76,10 @@ def compared(relevance: Tensor, hidden: Hidden, target: int) -> Compared:
     sums = hidden.units.sums(relevance).numpy().astype(np.float64)
     own = hidden.members @ sums
     F = correlation(torch.from_numpy(own), torch.from_numpy(lost))
-    others = _correlations(_elsewhere(sums.reshape(hidden.lattice)) @ hidden.members.T, lost)
+    others = _correlations(_elsewhere(sums, hidden), lost)
     edges = hidden.members @ hidden.edges
     n = len(lost)
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
-    better = _weighted(own, lost, weights) - _weighted(edges, lost, weights)
+    better = _weighted(own, lost, _resampled(n)) - _weighted(edges, lost, _resampled(n))
     beaten = float((1 + (better <= 1e-12).sum()) / (1 + RESAMPLES))
     chances = float((1 + (others >= F - 1e-12).sum()) / (1 + len(others)))
     return Compared(Finding(F, *fisher(F, n)), float(others.mean()), chances, _correlations(edges[None], lost)[0], beaten, n)
@@ -106,20 +117,26 @@ def faithfulness(found: Compared | str, p_elsewhere: float, p_edges: float, stan
     return Verdict("faithfulness", "passes", said, numbers)
 
 
-def _elsewhere(sums: Array) -> Array:
-    """The lattice of sums in all other places it can have, (places, units): shifted around the edges, mirrored."""
-    axes = range(sums.ndim)
-    mirrors = [np.flip(sums, tuple(a for a in axes if bits >> a & 1)) for bits in range(2**sums.ndim)]
-    places = np.concatenate([one.ravel()[_shifts(sums.shape)] for one in mirrors])
-    return places[1:]  # the first is the map itself
+def _elsewhere(sums: Array, hidden: Hidden) -> Array:
+    """What each subset hides of the lattice of sums in all other places it can have, (places, subsets).
+
+    Shifted by k around the edges and mirrored, as circular correlations with the subsets m_s:
+
+        H_s(k) = sum_u m_s[u] R[u - k] = F^-1 ( F(m_s) conj F(R) )
+    """
+    lattice, axes = hidden.lattice, range(len(hidden.lattice))
+    sums = (sums - sums.mean()).reshape(lattice)  # subsets of one size hide the same of a constant
+    places = []
+    for bits in range(2 ** len(lattice)):
+        mirror = np.flip(sums, tuple(a for a in axes if bits >> a & 1))
+        places.append(np.fft.irfftn(hidden.spectra * np.fft.rfftn(mirror).conj(), lattice, hidden.axes))
+    return np.stack(places, 1).reshape(len(hidden.members), -1).T[1:]  # the first is the map itself
 
 
-@lru_cache(maxsize=4)  # all maps of a case have the same lattice
-def _shifts(shape: tuple[int, ...]) -> Array:
-    """For each shift the number of the unit that comes to lie in each unit's place, (shifts, units)."""
-    places = np.indices(shape).reshape(len(shape), -1)
-    moved = (places[:, None, :] - places[:, :, None]) % np.array(shape)[:, None, None]
-    return np.ravel_multi_index(tuple(moved), shape)
+@lru_cache(maxsize=1)  # all maps of a case have the same subsets
+def _resampled(n: int) -> Array:
+    """How often each of n is drawn, (RESAMPLES, n)."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
 
 
 def _correlations(rows: Array, lost: Array) -> Array:

@@ -18,7 +18,6 @@ from radiolucent.metrics.finding import Finding, Undefined
 from radiolucent.metrics.remaking.maps import average
 from radiolucent.protocols import Target
 from radiolucent.trust.card import Verdict, chance, interval, not_tested, number
-from radiolucent.trust.scene import Made, Scene, Values
 from radiolucent.trust.standards import Standards
 
 
@@ -36,22 +35,6 @@ def top_layers(model: nn.Module, x: Tensor, share: float) -> list[str]:
     if not names:
         raise Undefined("the model has no weights to make random")
     return names[-math.ceil(share * len(names)) :]
-
-
-def randomly(scene: Scene, layers: Sequence[str], seed: int) -> list[Values]:
-    """The size of all maps' similarity to those with random layers; refused where that has changed nothing the model says."""
-    prediction = scene.prediction
-    other = randomised(prediction.model, layers, seed)
-    maps = scene.again(model=other)
-    with evaluating(other), torch.no_grad():
-        said = scene.fixed(other(prediction.x))
-    if torch.equal(said, scene.fixed(prediction.output)) and all(_same(a, b) for a, b in zip(maps, scene.first, strict=True)):
-        raise Undefined("random weights change nothing: something holds on to the trained ones")
-    return scene.each(maps, lambda one, other: abs(scene.alike(one, other)))
-
-
-def _same(maps: Made, first: Made) -> bool:
-    return all(np.array_equal(maps[t], value) for t, value in first.items())
 
 
 def copies(standards: Standards, count: int) -> list[Changed]:
@@ -105,7 +88,8 @@ def sanity(randoms: Sequence[float | str], known: Learnt, standards: Standards) 
     found = average(torch.tensor(values, dtype=torch.float64))
     found = replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
     numbers.insert(0, number("similarity to the map with random weights", found))
-    value = f"rank correlation {found.value:.2f}{interval(found)}"
+    draws = "one draw" if len(values) == 1 else f"{len(values)} draws"
+    value = f"rank correlation {found.value:.2f}{interval(found)} in {draws}"
     part = f"the last layers ({standards.top:.0%} of them)" if standards.top < 1 else "all layers"
     if found.value >= standards.similar:
         said = f"The map stays the same when {part} get random weights: {value}. It does not show what they have learnt."

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
+from torch import nn
 
-from radiolucent.errors import BadInput, InputWarning
+from radiolucent.errors import InputWarning
 from radiolucent.explanation import Explanation, Prediction
 from radiolucent.explanation.examining import reseeded
 from radiolucent.geometry import Array
 from radiolucent.parcellation import Parcellation
 from radiolucent.protocols import Method, Target
 from radiolucent.scoring import watched
-from radiolucent.statistics import spearman
+from radiolucent.targets import only
 
 COMPARED = 2**15
 """Voxels that a rank correlation is over: of more, as many that chance chose, once for all."""
 
-Values = Mapping[str, float | str]
-"""A number for each target of one explanation, or the reason why there is none."""
-
-Made = Mapping[str, Array | str]
-"""One method's maps by target, each as an array on the scan's grid, or the reason why there is none."""
+Values = Mapping[tuple[int, str], float | str]
+"""By an explanation's number and a target: a number, or the reason why there is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +53,39 @@ class Scene:
         """The maps that are judged."""
         return [{t: v.data for t, v in zip(e.targets, e.relevance, strict=True)} for e in self.explanations]
 
-    def again(self, *, model: Any = None, image: Array | None = None, run: int = 0) -> list[Made]:
-        """All maps made again as they were: by another model, of a changed image, by another seed of the method."""
+    def again(
+        self,
+        measure: Callable[[Array, Array], float],
+        numbers: Sequence[int],
+        names: Collection[str],
+        *,
+        model: nn.Module | None = None,
+        image: Array | None = None,
+        run: int = 0,
+    ) -> Values:
+        """What some explanations' maps of some targets are to those by another model, of a changed image, by another seed.
+
+        All that share a pass do; none of the new maps is kept.
+        """
+        wanted = {(i, t): self.first[i][t] for i in numbers for t in self.explanations[i].targets if t in names}
+        part = only(self.fixed, [t for t, name in enumerate(self.names) if name in names])
+        called = part.names(self.classes)
         changed: dict[str, Any] = {} if model is None else {"model": model}
-        if image is not None:
-            changed["image"] = self.prediction.image.like(image)
-        methods = [reseeded(e.method, run) for e in self.explanations]
+        changed |= {} if image is None else {"image": self.prediction.image.like(image)}
+        methods = [reseeded(self.explanations[i].method, run) for i in numbers]
         reasons: dict[Method, str] = {}
-
-        def failed(method: Method, error: BadInput) -> None:
-            reasons[method] = str(error)
-
+        how: dict[str, Any] = {"classes": self.classes, "parcellation": self.parcellation, "spread": self.spread}
+        how["failed"] = lambda method, error: reasons.setdefault(method, str(error))
+        found: dict[tuple[int, str], float | str] = {}
         with warnings.catch_warnings(), watched(None):
             warnings.simplefilter("ignore", InputWarning)  # the scores are others, as they should be
-            how: dict[str, Any] = {"classes": self.classes, "parcellation": self.parcellation, "spread": self.spread}
-            made = replace(self.prediction, **changed).explain(methods, self.targets, failed=failed, **how)
-        maps: dict[Method, dict[str, Array]] = {
-            e.method: {t: v.data for t, v in zip(e.targets, e.relevance, strict=True)} for e in made
-        }
-        return [{t: maps.get(m, {}).get(t, reasons.get(m, "there is no such map")) for t in self.names} for m in methods]
+            for made in replace(self.prediction, **changed).maps(methods, part, **how):
+                for t, volume in made.maps.items():
+                    key = numbers[made.number], called[t]
+                    if key in wanted:
+                        found[key] = measure(wanted[key], volume.data)
+        why = dict(zip(numbers, methods, strict=True))
+        return {key: found.get(key, reasons.get(why[key[0]], "there is no such map")) for key in wanted}
 
     @cached_property
     def _places(self) -> Array:
@@ -82,18 +95,17 @@ class Scene:
         places = np.flatnonzero(seen)
         return places if len(places) <= COMPARED else np.random.default_rng(0).choice(places, COMPARED, replace=False)
 
-    def alike(self, one: Array, other: Array, *, absolute: bool = False) -> float:
-        """Spearman's correlation of two maps, channels added up; 0 where one is the same everywhere."""
-        a, b = (each.sum(0).ravel()[self._places] for each in (one, other))
-        found = spearman(np.abs(a), np.abs(b)) if absolute else spearman(a, b)
-        return 0.0 if np.isnan(found) else found
+    def alike(self, one: Array, other: Array) -> float:
+        """Spearman's correlation of two maps; 0 where one is the same everywhere."""
+        return float(ranked(self.seen(one)) @ ranked(self.seen(other)))
 
-    def each(self, made: Sequence[Made], measure: Callable[[Array, Array], float]) -> list[Values]:
-        """What each map that was made again is to the first one of its method and target, so that maps need not be kept."""
-        return [
-            {t: own if isinstance(own := again[t], str) else measure(first, own) for t, first in firsts.items()}
-            for firsts, again in zip(self.first, made, strict=True)
-        ]
+    def sizes(self, target: str) -> dict[int, Array]:
+        """The ranks of |R| of each explanation that has a map of the target."""
+        return {i: ranked(np.abs(self.seen(maps[target]))) for i, maps in enumerate(self.first) if target in maps}
+
+    def seen(self, one: Array) -> Array:
+        """A map's values, channels added up, in the voxels that maps are compared in."""
+        return one.sum(0).ravel()[self._places]
 
     def noisy(self, share: float, seed: int) -> Array:
         """The model's image with uniform noise of that share of its range."""
@@ -101,3 +113,11 @@ class Scene:
         reach = share * float(image.max() - image.min())
         noise = torch.rand(image.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
         return (image + reach * (2 * noise - 1)).astype(image.dtype if image.dtype.kind == "f" else np.float32)
+
+
+def ranked(values: Array) -> Array:
+    """The ranks of values, with mean 0 and length 1: the product of two is Spearman's correlation. 0 of what is all the same."""
+    ranks = rankdata(values)
+    ranks -= ranks.mean()
+    length = np.linalg.norm(ranks)
+    return ranks / length if length else ranks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,12 @@ from radiolucent.metrics.remaking.maps import average
 from radiolucent.protocols import Method
 from radiolucent.trust.card import Verdict, interval, not_tested, number
 from radiolucent.trust.standards import Standards
+
+UNASKED = (
+    "what the check may cost was spent before, on drawing random weights again for maps that seem to stay the same (see sanity), "
+    "or by a method that took longer than at first. --check full asks all."
+)
+"""Why there is no noisy image of a map."""
 
 
 def change(first: Array, other: Array) -> float:
@@ -25,7 +31,7 @@ def stability(noisy: Sequence[float | str], method: Method, standards: Standards
     """The verdict on one map, from its change for each noisy image (and another seed), or reasons why there is none."""
     values = [each for each in noisy if not isinstance(each, str)]
     if len(values) < len(noisy) or not values:
-        return not_tested("stability", next((each for each in noisy if isinstance(each, str)), "there is no noisy image"))
+        return not_tested("stability", next((each for each in noisy if isinstance(each, str)), UNASKED))
     found = average(torch.tensor(values, dtype=torch.float64))
     numbers = (number("relative change under noise", found),)
     seeds = " and other random numbers of the method" if reseeded(method, 1) != method else ""
@@ -35,11 +41,11 @@ def stability(noisy: Sequence[float | str], method: Method, standards: Standards
     return Verdict("stability", "passes", f"The map changes {how}.", numbers)
 
 
-def agreement(first: Array, others: Mapping[str, Array], alike: Callable[[Array, Array], float]) -> Verdict:
-    """How like the other methods' maps of this target are, by the rank correlation of |R|; it is told, and never fails."""
+def agreement(ranks: Array, others: Mapping[str, Array]) -> Verdict:
+    """How like the other methods' maps of this target are, from the ranks of |R| (see `Scene.sizes`); it never fails."""
     if not others:
         return not_tested("agreement", "there is no other method to compare with.")
-    found = {name: alike(first, other) for name, other in others.items()}
+    found = {name: float(ranks @ other) for name, other in others.items()}
     numbers = tuple(number(f"rank correlation of |R| with {name}", value) for name, value in found.items())
     listed = ", ".join(f"{value:.2f} with {name}" for name, value in sorted(found.items(), key=lambda pair: -pair[1])[:5])
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""

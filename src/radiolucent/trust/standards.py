@@ -21,7 +21,8 @@ class Standards:
         by gradients and CAMs of small trained networks have 0.05 to 0.33, guided backpropagation 0.53 to 0.65, an edge
         map 1: the limit lies between.
     draws: how often weights are drawn. With two or more there is an interval; up to `most_draws` where that is cheap, and
-        for maps with `doubtful` or more, so that none fails by one draw.
+        for maps with `doubtful` or more, so that none fails by one draw: of 50 draws on five small trained networks one left
+        guided backpropagation below 0.25 and none Integrated Gradients above it, but 7 of 100 brought CAMs above 0.45.
     models: networks with shuffled weights that the network's answers are compared with.
     cubes, subset, subsets, baseline: what faithfulness hides, how much of it, how often at least (`most_subsets`: at most),
         and by what. With 24 subsets a correlation must be about 0.35 to be told from chance.
@@ -29,7 +30,7 @@ class Standards:
     noisy: how many noisy copies. change: relative change of the map from which it counts as unstable; 1 is a correlation of
         one half between two maps of equal size, and two unrelated maps have 1.4.
     times, spare: all together cost at most `times` the evaluations of the maps, or, of cheap maps, twice these and as many
-        images through the network as `spare`. times=0: whatever it costs.
+        images through the network as `spare`, whichever is more. times=0: whatever it costs.
     further: whether to add numbers without a verdict, from maps and copies of their own.
     """
 
