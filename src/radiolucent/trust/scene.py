@@ -97,7 +97,7 @@ class Scene:
 
     def alike(self, one: Array, other: Array) -> float:
         """Spearman's correlation of two maps; 0 where one is the same everywhere."""
-        return float(ranked(self.seen(one)) @ ranked(self.seen(other)))
+        return spearman(ranked(self.seen(one)), ranked(self.seen(other)))
 
     def sizes(self, target: str) -> dict[int, Array]:
         """The ranks of |R| of each explanation that has a map of the target."""
@@ -121,3 +121,8 @@ def ranked(values: Array) -> Array:
     ranks -= ranks.mean()
     length = np.linalg.norm(ranks)
     return ranks / length if length else ranks
+
+
+def spearman(one: Array, other: Array) -> float:
+    """Spearman's, of two that are `ranked`; rounding takes it no farther than 1."""
+    return float(np.clip(one @ other, -1, 1))

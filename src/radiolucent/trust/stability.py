@@ -12,6 +12,7 @@ from radiolucent.geometry import Array
 from radiolucent.metrics.remaking.maps import average
 from radiolucent.protocols import Method
 from radiolucent.trust.card import Verdict, interval, not_tested, number
+from radiolucent.trust.scene import spearman
 from radiolucent.trust.standards import Standards
 
 UNASKED = (
@@ -45,7 +46,7 @@ def agreement(ranks: Array, others: Mapping[str, Array]) -> Verdict:
     """How like the other methods' maps of this target are, from the ranks of |R| (see `Scene.sizes`); it never fails."""
     if not others:
         return not_tested("agreement", "there is no other method to compare with.")
-    found = {name: float(ranks @ other) for name, other in others.items()}
+    found = {name: spearman(ranks, other) for name, other in others.items()}
     numbers = tuple(number(f"rank correlation of |R| with {name}", value) for name, value in found.items())
     listed = ", ".join(f"{value:.2f} with {name}" for name, value in sorted(found.items(), key=lambda pair: -pair[1])[:5])
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
