@@ -46,10 +46,10 @@ def cards(prediction: Prediction, methods: Sequence[Method], level: str | Standa
 
 
 def test_integrated_gradients_pass_and_what_knows_nothing_fails(trained: nn.Module, heads: tuple[Head, ...]) -> None:
-    """Hidden by a blur, which takes a lesion away and makes none."""
+    """By the usual standards: hidden by a blur, which takes a lesion away and makes none."""
     methods = [IntegratedGradients(steps=20), RandomMap(), EdgeMap(), GuidedBackprop()]
     for prediction in predictions(trained, heads, 4):
-        true, chance, edges, guided = cards(prediction, methods, Standards(baseline="blur"))
+        true, chance, edges, guided = cards(prediction, methods, Standards())
         assert (true.word, true.failed, true.stamp) == ("passes", [], "")
         assert true["sanity"].numbers[0]["value"] < 0.25
         assert {"sanity", "faithfulness", "stability"} <= set(chance.failed)

@@ -25,7 +25,9 @@ class Standards:
         guided backpropagation below 0.25 and none Integrated Gradients above it, but 7 of 100 brought CAMs above 0.45.
     models: networks with shuffled weights that the network's answers are compared with.
     cubes, subset, subsets, baseline: what faithfulness hides, how much of it, how often at least (`most_subsets`: at most),
-        and by what. With 24 subsets a correlation must be about 0.35 to be told from chance.
+        and by what. With 24 subsets a correlation must be about 0.35 to be told from chance. A blur makes nothing that is
+        not around: on the planted lesion 8 of 8 maps of Integrated Gradients pass, and with the image's mean 3, whose cubes
+        are lesions of their own in darker places; random maps and edges fail with either (docs/worlds.md).
     noise: uniform, as a share of the image's range; 0.05 has a standard deviation of 3 %, that of a good clinical scan.
     noisy: how many noisy copies. change: relative change of the map from which it counts as unstable; 1 is a correlation of
         one half between two maps of equal size, and two unrelated maps have 1.4.
@@ -45,7 +47,7 @@ class Standards:
     subset: float = 0.2
     subsets: int = 24
     most_subsets: int = 100
-    baseline: str = "mean"
+    baseline: str = "blur"
     noise: float = 0.05
     noisy: int = 1
     change: float = 1.0
