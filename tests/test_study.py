@@ -206,6 +206,16 @@ def test_labels_that_do_not_fit_are_fatal_for_their_case(recipe: Path) -> None:
     assert "a label on the grid of the scan" in run(recipe).failed["case_2"]
 
 
+def test_a_method_that_fails_is_told_once_on_the_page_and_in_the_summary(recipe: Path) -> None:
+    change(recipe, "thumbnails = false", "thumbnails = false\nreports = true")
+    change(recipe, '{ method = "smooth-grad", samples = 3 }', '{ method = "attention-rollout" }')
+    run(recipe, shard=(1, 4))
+    folder = recipe.parent / "study/cases/case_0"
+    assert (folder / "report.html").read_text().count("attention-rollout failed: ") == 1
+    notes = json.loads((folder / "summary.json").read_bytes())["notes"]
+    assert sum("attention-rollout failed: " in note for note in notes) == 1
+
+
 def test_everything_is_kept_on_wish(recipe: Path) -> None:
     change(recipe, "thumbnails = false", "thumbnails = true\nmaps = true\nreports = true")
     change(recipe, "[regions]", '[regions]\nparcellation = "label"')

@@ -197,7 +197,7 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
     targets, notes = targets_there(prediction, model.card, model.plan)
     parcellation, called = parcellation_of(case, prediction, model.card, recipe.regions)
     found = _added_up(prediction, targets, parcellation, model, recipe)
-    notes += [f"{method} failed: {reason}" for method, reason in found.explained.failures.items()]
+    failed = [f"{method} failed: {reason}" for method, reason in found.explained.failures.items()]  # the page says so itself
     tables = {
         "regions": found.regions,
         "cases": case_rows(case, prediction, targets, model.card, recipe.explain.targets),
@@ -218,11 +218,11 @@ def write_case(case: Case, folder: Path, model: Loaded, recipe: Recipe) -> tuple
         summary = explained.summary(maps) | {
             "case": case.id,
             "input_sha256": scan_hash(prediction.scan),
-            "notes": [*prediction.scan.notes, *notes],
+            "notes": [*prediction.scan.notes, *notes, *failed],
             "seconds": round(time.perf_counter() - start, 2),
         }
         io.put(new / "summary.json", json.dumps(summary, indent=1).encode(errors="replace"))
-    return tuple(notes)
+    return (*notes, *failed)
 
 
 class _Added(NamedTuple):
