@@ -52,7 +52,7 @@ pytest.importorskip("accelerate")
 RULES: dict[str, Callable[[dict[str, bool]], bool]] = {
     "lesion": lambda there: there["lesion"],
     "distractor": lambda there: there["lesion"],
-    "interaction": lambda there: there["left"] and there["right"],
+    "interaction": lambda there: there["left-ball"] and there["right-ball"],
     "volume": lambda there: there["structure"],
     "context": lambda there: there["structure"] and there["cue"],
 }
@@ -127,9 +127,9 @@ def test_what_causes_lies_inside_the_head(name: str, heads: tuple[Head, ...]) ->
         for part in world.parts:
             assert ((depth > 0)[case.masks[part]]).all() == (part != "marker")
         if name == "interaction":
-            assert case.masks["left"].any((1, 2))[: SIZE // 2].any()
-            assert not case.masks["left"][SIZE // 2 :].any()
-            assert not case.masks["right"][: SIZE // 2].any()
+            assert case.masks["left-ball"].any((1, 2))[: SIZE // 2].any()
+            assert not case.masks["left-ball"][SIZE // 2 :].any()
+            assert not case.masks["right-ball"][: SIZE // 2].any()
 
 
 def test_chances_are_those_of_the_page(heads: tuple[Head, ...]) -> None:
@@ -139,7 +139,7 @@ def test_chances_are_those_of_the_page(heads: tuple[Head, ...]) -> None:
     assert np.mean(agrees) == pytest.approx(0.9, abs=0.05)
     fair = [("marker" in case.masks) == bool(case.target) for case in drawn(Distractor().fair(), heads, 0, 400)]
     assert np.mean(fair) == pytest.approx(0.5, abs=0.08)
-    kinds = [tuple(part in case.masks for part in ("left", "right")) for case in drawn(Interaction(), heads, 0, 600)]
+    kinds = [tuple(part in case.masks for part in ("left-ball", "right-ball")) for case in drawn(Interaction(), heads, 0, 600)]
     shares = {kind: kinds.count(kind) / 600 for kind in set(kinds)}
     assert shares[True, True] == pytest.approx(0.5, abs=0.07)
     assert all(shares[kind] == pytest.approx(1 / 6, abs=0.05) for kind in ((False, False), (True, False), (False, True)))
@@ -300,6 +300,13 @@ def test_the_layout_on_disk(made: tuple[Any, Path], heads: tuple[Head, ...]) -> 
     assert {row["part"] for row in facts["effects"]} == set(world.parts)
 
 
+@pytest.mark.parametrize("kind", WORLDS.values())
+def test_no_part_has_the_name_of_another_column(kind: Any) -> None:
+    """`right` once was the ball in the right half and whether the network is right."""
+    columns = ("case", "file", "label", "predicted", "right", "truth", "segmentation", *kind.parts)
+    assert len(set(columns)) == len(columns)
+
+
 def test_a_world_is_there_whole_or_not_at_all(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("radiolucent.worlds.making.effects", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -314,10 +321,11 @@ def test_a_world_is_there_whole_or_not_at_all(scans: Path, tmp_path: Path, monke
 def use_all(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the network were right in all cases."""
     rows = [{**row, "right": "yes"} for row in rows_of(out)]
-    if not any(row["truth"] for row in rows):
+    used = [row for row in rows if row["truth"]]
+    if not used:
         pytest.skip("no case with a truth among so few")
     facts = json.loads((out / "world.json").read_text())
-    monkeypatch.setattr("radiolucent.worlds.locating._read", lambda folder: (facts, rows))
+    monkeypatch.setattr("radiolucent.worlds.locating.read_world", lambda folder: (facts, used))
 
 
 class Above(nn.Module):
@@ -438,6 +446,13 @@ def test_the_command_line(scans: Path, tmp_path: Path) -> None:
     said = (tmp_path / "located" / "located.md").read_text()
     assert said.strip() in done.output
     assert all(f"grad-cam |  | {layer}" in said or f"grad-cam at {layer}" in said for layer in ("blocks.1.2", "blocks.2.2"))
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    (nothing / "world.json").write_text("{}")
+    (nothing / "cases.csv").write_text("case,right,truth\ncase-000,no,truth.nii.gz\n")
+    late = runner.invoke(app, ["worlds", "locate", str(out), str(nothing)])
+    assert "a truth that the network gets right" in str(late.exception)
+    assert "case-00" not in late.output  # told before the first world's first map
     wrong = runner.invoke(app, ["worlds", "locate", str(out), "--methods", "occlusion(windows=3)"])
     assert wrong.exit_code != 0
 

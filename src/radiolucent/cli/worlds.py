@@ -76,8 +76,10 @@ def locate(
 ) -> None:
     """Every method's maps against the planted truth, as a Markdown table per world."""
     from radiolucent.worlds import locate as run
-    from radiolucent.worlds import write
+    from radiolucent.worlds import read_world, write
 
+    for folder in folders:
+        read_world(folder)  # before the first: minutes of maps are lost with the last
     with progress(cases * len(folders), as_json) as (say, step):
         found = [run(folder, methods, layers=layer, cases=cases, part=part, say=say, step=step) for folder in folders]
     rows = [row for located in found for row in located.rows()]

@@ -10,7 +10,7 @@ from radiolucent.worlds.heads import Head, head_of, parted, read_heads, scans_fo
 from radiolucent.worlds.interaction import Interaction
 from radiolucent.worlds.learning import Training, drawn, fit
 from radiolucent.worlds.lesion import Lesion
-from radiolucent.worlds.locating import Located, locate, write
+from radiolucent.worlds.locating import Located, locate, read_world, write
 from radiolucent.worlds.making import make, world_of
 from radiolucent.worlds.planting import Case, World
 from radiolucent.worlds.testing import effects, performance
@@ -40,6 +40,7 @@ __all__ = [
     "parted",
     "performance",
     "read_heads",
+    "read_world",
     "scans_folder",
     "world_of",
     "write",

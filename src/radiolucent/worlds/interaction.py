@@ -28,8 +28,8 @@ class Interaction:
     name = "interaction"
     task = "classification"
     classes = ("not both", "both")
-    parts = ("left", "right")
-    cause = ("left", "right")
+    parts = ("left-ball", "right-ball")
+    cause = parts
 
     def __post_init__(self) -> None:
         check_span(self, radius=1, contrast=0.01)
@@ -39,15 +39,15 @@ class Interaction:
         middle = (head.size - 1) / 2
         x = np.arange(head.size)[:, None, None]
         parts = {}
-        for name, side in (("left", middle - x), ("right", x - middle)):
+        for name, half, side in zip(self.parts, ("left", "right"), (middle - x, x - middle), strict=True):
             r, c = draw.uniform(*self.radius), draw.uniform(*self.contrast)
-            q = place((head.depth > r + 0.5) & (side > r + 0.5), draw, f"a lesion in the {name} half")
+            q = place((head.depth > r + 0.5) & (side > r + 0.5), draw, f"a lesion in the {half} half")
             parts[name] = c * ball(head.size, q, r)
         chance = draw.random()
         a, b = (True, True) if chance < 0.5 else divmod(int((chance - 0.5) * 6), 2)
-        z = decided({"left": bool(a), "right": bool(b)}, do)
+        z = decided(dict(zip(self.parts, (bool(a), bool(b)), strict=True)), do)
         planted = Planted.into(head, parts, z)
-        label = int(z["left"] and z["right"])
+        label = int(all(z.values()))
         truth = planted.truth(*self.cause) & bool(label)
         return Case(planted.image, label, self.classes[label], planted.masks, truth, head.grid)
 

@@ -104,15 +104,12 @@ def locate(
         say, step: are told what happens, and of each case.
     """
     folder = Path(folder)
-    facts, rows = _read(folder)
+    facts, rows = read_world(folder)
     network, card = load(str(folder / "model"))
     chosen, failed = _methods(methods, layers or [card.layer])
-    used = [row for row in rows if row["right"] == "yes" and row["truth"]][:cases]
-    if not used:
-        raise BadInput("a case with a truth that the network gets right", f"none of {len(rows)}", "Train longer: --steps.")
     parts = tuple(facts["parts"]) if len(facts["parts"]) > 1 else ()
     located = Located(str(facts["world"]), parts, Scores(), failed)
-    for row in used:
+    for row in rows[:cases]:
         say(f"{located.world}: {row['case']}")
         _case(located, folder, row, network, card, chosen, part)
         step()
@@ -163,14 +160,23 @@ def _methods(texts: Sequence[str], layers: Sequence[str]) -> tuple[list[Method],
     return list(made), failed
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """world.json and the rows of cases.csv."""
+def read_world(folder: Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """world.json, and the rows of cases.csv that have a truth and are right.
+
+    Raises:
+        BadInput: no world, or no such row.
+    """
     try:
         facts = json.loads((folder / "world.json").read_bytes())
         with (folder / "cases.csv").open(newline="", encoding="utf-8") as file:
-            return facts, list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
     except (OSError, ValueError) as error:
         raise BadInput(f"a world at {folder}", str(error), "Name the folder that `radiolucent worlds make --out` wrote.") from None
+    used = [row for row in rows if row["right"] == "yes" and row["truth"]]
+    if not used:
+        expected = f"a case with a truth that the network gets right in {folder}"
+        raise BadInput(expected, f"none of {len(rows)}", "Train longer: --steps.")
+    return facts, used
 
 
 def _mean(row: Mapping[str, Any] | None) -> float:
